@@ -1,0 +1,129 @@
+//! A kernel image and a machine for unit tests.
+
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+use crate::platform::{AcpiHardware, MmioRange, Platform, RamRange, SerialPort};
+
+/// A machine with two CPUs and `mib` MiB of RAM at 0.
+pub fn platform(mib: u64) -> Platform {
+    Platform {
+        cpus: 2,
+        ram: vec![RamRange {
+            base: GuestAddress(0),
+            size: mib << 20,
+        }],
+        ecam: MmioRange {
+            base: 0xe000_0000,
+            size: 1 << 20,
+        },
+        pci_mmio: MmioRange {
+            base: 0xc000_0000,
+            size: 512 << 20,
+        },
+        ioapic: 0xfec0_0000,
+        lapic: 0xfee0_0000,
+        com1: Some(SerialPort {
+            port: 0x3f8,
+            gsi: 4,
+        }),
+        cmos_rtc: false,
+        acpi: AcpiHardware {
+            sleep_control: 0x600,
+            sleep_status: 0x601,
+            reset: 0x602,
+            reset_value: 1,
+            ged_gsi: 5,
+        },
+    }
+}
+
+/// Memory for the RAM ranges of `platform`.
+#[allow(clippy::unwrap_used)]
+pub fn memory(platform: &Platform) -> GuestMemoryMmap {
+    let ranges: Vec<_> = platform
+        .ram
+        .iter()
+        .map(|range| (range.base, usize::try_from(range.size).unwrap()))
+        .collect();
+    GuestMemoryMmap::from_ranges(&ranges).unwrap()
+}
+
+/// A bzImage as a 6.x kernel's build makes it, but for what a test changes; the code is a recognisable pattern.
+#[derive(Clone)]
+pub struct KernelBuilder {
+    pub setup_sects: u8,
+    /// Protected-mode code in bytes, a multiple of 16.
+    pub code: usize,
+    pub version: u16,
+    pub header_jump: u8,
+    pub loadflags: u8,
+    pub xloadflags: u16,
+    pub relocatable: u8,
+    pub kernel_alignment: u32,
+    pub pref_address: u64,
+    pub init_size: u32,
+    pub cmdline_size: u32,
+    pub initrd_addr_max: u32,
+    /// Bytes behind the code, as a signature is.
+    pub trailer: usize,
+}
+
+impl Default for KernelBuilder {
+    fn default() -> Self {
+        Self {
+            setup_sects: 3,
+            code: 0x2000,
+            version: 0x020f,
+            header_jump: 0x6a,
+            loadflags: 1,
+            xloadflags: 0x7f,
+            relocatable: 1,
+            kernel_alignment: 0x20_0000,
+            pref_address: 0x100_0000,
+            init_size: 8 << 20,
+            cmdline_size: 2047,
+            initrd_addr_max: 0x7fff_ffff,
+            trailer: 0,
+        }
+    }
+}
+
+impl KernelBuilder {
+    /// The byte at `offset` of the protected-mode part.
+    pub fn code_byte(offset: usize) -> u8 {
+        (offset % 251) as u8
+    }
+
+    #[allow(clippy::unwrap_used)]
+    pub fn build(&self) -> Vec<u8> {
+        let sectors = match self.setup_sects {
+            0 => 4,
+            n => usize::from(n),
+        };
+        let mut image = vec![0; 512 * (sectors + 1)];
+        let mut put = |offset: usize, bytes: &[u8]| {
+            image[offset..offset + bytes.len()].copy_from_slice(bytes)
+        };
+        put(0, b"MZ");
+        put(0x1f1, &[self.setup_sects]);
+        put(0x1f4, &u32::try_from(self.code / 16).unwrap().to_le_bytes());
+        put(0x1fe, &[0x55, 0xaa, 0xeb, self.header_jump]);
+        put(0x202, b"HdrS");
+        put(0x206, &self.version.to_le_bytes());
+        put(0x211, &[self.loadflags]);
+        put(0x214, &0x10_0000u32.to_le_bytes());
+        put(0x22c, &self.initrd_addr_max.to_le_bytes());
+        put(0x230, &self.kernel_alignment.to_le_bytes());
+        put(0x234, &[self.relocatable, 21]);
+        put(0x236, &self.xloadflags.to_le_bytes());
+        put(0x238, &self.cmdline_size.to_le_bytes());
+        put(0x258, &self.pref_address.to_le_bytes());
+        put(0x260, &self.init_size.to_le_bytes());
+        put(0x264, &0xb0u32.to_le_bytes());
+        // Behind the header: code, which must not end up in the zero page.
+        put(0x202 + usize::from(self.header_jump), &[0xcc; 64]);
+        image.extend((0..self.code).map(Self::code_byte));
+        image.resize(image.len() + self.trailer, 0x99);
+        image
+    }
+}
