@@ -1,0 +1,30 @@
+//! The devices of a PC that an operating system expects before it knows PCI.
+//!
+//! * [`serial`]: a 16550 as console
+//! * [`console`]: the bounded ring into which the console's output goes
+//! * [`i8042`]: the keyboard controller's reset line
+//! * [`acpi`]: sleep control, sleep status and reset register of hardware-reduced ACPI
+
+use std::sync::Arc;
+
+pub mod acpi;
+pub mod console;
+pub mod i8042;
+pub mod serial;
+
+pub use acpi::AcpiRegisters;
+pub use console::ConsoleSink;
+pub use i8042::I8042;
+pub use serial::Serial;
+
+/// How a guest ends itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestEnd {
+    /// ACPI S5.
+    PowerOff,
+    /// A reset register or line.
+    Reset,
+}
+
+/// Takes a guest's end; called on a vCPU thread, perhaps more than once, so it only leaves word.
+pub type OnGuestEnd = Arc<dyn Fn(GuestEnd) + Send + Sync>;
