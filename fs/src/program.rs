@@ -1,0 +1,204 @@
+//! Finding virtiofsd, and telling it from its namesake.
+
+use std::{
+    env,
+    ffi::OsStr,
+    io,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use rustix::fs::Access;
+
+/// Where distributions put it beside `$PATH`. The second one is, on Debian 12, QEMU's own virtiofsd.
+const PLACES: [&str; 3] = [
+    "/usr/libexec/virtiofsd",
+    "/usr/lib/qemu/virtiofsd",
+    "/usr/lib/virtiofsd",
+];
+
+/// A virtiofsd that can be run (<https://gitlab.com/virtio-fs/virtiofsd>).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    path: PathBuf,
+    version: (u32, u32),
+}
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It is nowhere.
+    #[error(
+        "virtiofsd not found: install the distribution's package `virtiofsd` or \
+         `cargo install virtiofsd`, or name it with MINIVMM_VIRTIOFSD=PATH"
+    )]
+    NotFound,
+    /// The C program that QEMU had until 8.0 takes other options.
+    #[error(
+        "{path:?} is QEMU's old C virtiofsd, whose options differ: install the one in Rust \
+         (`cargo install virtiofsd`) and name it with MINIVMM_VIRTIOFSD=PATH"
+    )]
+    OldC {
+        /// The program.
+        path: PathBuf,
+    },
+    /// It does not say a version as virtiofsd does.
+    #[error("{path:?} is not virtiofsd: `--version` says {said:?}")]
+    Foreign {
+        /// The program.
+        path: PathBuf,
+        /// The first line that it printed, in part.
+        said: String,
+    },
+    /// It cannot be run at all.
+    #[error("cannot run {path:?}: {source}")]
+    Run {
+        /// The program.
+        path: PathBuf,
+        /// What happened.
+        source: io::Error,
+    },
+}
+
+impl Program {
+    /// The virtiofsd at `explicit`; without it the one in `$PATH`, else where distributions put it.
+    pub fn find(explicit: Option<&Path>) -> Result<Self, Error> {
+        match explicit {
+            Some(path) => Self::at(path),
+            None => {
+                let path = env::var_os("PATH").unwrap_or_default();
+                Self::search(&path, &PLACES.map(Path::new))
+            }
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its version, major and minor.
+    pub fn version(&self) -> (u32, u32) {
+        self.version
+    }
+
+    fn search(path: &OsStr, places: &[&Path]) -> Result<Self, Error> {
+        let mut refused = None;
+        for candidate in env::split_paths(path)
+            .map(|directory| directory.join("virtiofsd"))
+            .chain(places.iter().map(|place| place.to_path_buf()))
+            .filter(|candidate| is_executable(candidate))
+        {
+            match Self::at(&candidate) {
+                Ok(program) => return Ok(program),
+                Err(error) => refused = refused.or(Some(error)),
+            }
+        }
+        Err(refused.unwrap_or(Error::NotFound))
+    }
+
+    fn at(path: &Path) -> Result<Self, Error> {
+        let output = Command::new(path)
+            .arg("--version")
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|source| Error::Run {
+                path: path.to_owned(),
+                source,
+            })?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let line = said.lines().next().unwrap_or_default();
+        if line.starts_with("virtiofsd version ") || said.contains("FUSE kernel interface") {
+            return Err(Error::OldC {
+                path: path.to_owned(),
+            });
+        }
+        let version = version(line).ok_or_else(|| Error::Foreign {
+            path: path.to_owned(),
+            said: line.chars().take(80).collect(),
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            version,
+        })
+    }
+}
+
+/// Reads "virtiofsd 1.14.0", or "virtiofsd backend 1.4.0" as it was called first.
+fn version(line: &str) -> Option<(u32, u32)> {
+    let numbers = line.strip_prefix("virtiofsd ")?;
+    let numbers = numbers.strip_prefix("backend ").unwrap_or(numbers);
+    let mut numbers = numbers.split('.').map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.is_file() && rustix::fs::access(path, Access::EXEC_OK).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A script called virtiofsd that prints `text`, in a directory of its own below `root`.
+    ///
+    /// A shell writes it: a file that this process has open for writing at the moment when another
+    /// test's thread forks could not be run (ETXTBSY).
+    fn pretender(root: &Path, name: &str, text: &str) -> PathBuf {
+        let path = root.join(name).join("virtiofsd");
+        let made = Command::new("sh")
+            .args(["-ec", "mkdir \"${1%/*}\"; printf '%s\\n' '#!/bin/sh' \"echo '$2'\" >\"$1\"; chmod 755 \"$1\"", "sh"])
+            .arg(&path)
+            .arg(text)
+            .status();
+        assert!(made.unwrap().success());
+        path
+    }
+
+    #[test]
+    fn a_named_program_is_asked_for_its_version() {
+        let root = tempfile::tempdir().unwrap();
+        let new = pretender(root.path(), "new", "virtiofsd 1.14.0");
+        let program = Program::find(Some(&new)).unwrap();
+        assert_eq!((program.path(), program.version()), (&*new, (1, 14)));
+        let first = pretender(root.path(), "first", "virtiofsd backend 1.4.0");
+        assert_eq!(Program::find(Some(&first)).unwrap().version(), (1, 4));
+    }
+
+    #[test]
+    fn the_old_c_program_is_refused_and_passed_over() {
+        let root = tempfile::tempdir().unwrap();
+        let old = pretender(root.path(), "old", "virtiofsd version 7.2.0 (Debian)");
+        let error = Program::find(Some(&old)).unwrap_err();
+        assert!(error.to_string().contains("QEMU's old C virtiofsd"));
+        let new = pretender(root.path(), "new", "virtiofsd 1.14.0");
+        let path = env::join_paths([old.parent().unwrap()]).unwrap();
+        assert_eq!(Program::search(&path, &[&new]).unwrap().path(), new);
+        assert!(matches!(
+            Program::search(&path, &[]),
+            Err(Error::OldC { path }) if path == old
+        ));
+    }
+
+    #[test]
+    fn another_program_is_refused_with_what_it_said() {
+        let root = tempfile::tempdir().unwrap();
+        let other = pretender(root.path(), "other", "hello");
+        assert!(matches!(
+            Program::find(Some(&other)),
+            Err(Error::Foreign { said, .. }) if said == "hello"
+        ));
+    }
+
+    #[test]
+    fn none_at_all_says_how_to_get_one() {
+        let nowhere = Path::new("/nonexistent/virtiofsd");
+        let error = Program::search(OsStr::new("/nonexistent"), &[nowhere]).unwrap_err();
+        assert!(error.to_string().contains("cargo install virtiofsd"));
+        assert!(matches!(
+            Program::find(Some(nowhere)),
+            Err(Error::Run { .. })
+        ));
+    }
+}
