@@ -1,0 +1,98 @@
+//! The kernel command line: what the machine needs, what the guest is told, what the user adds.
+
+use crate::config::{Interface, Share, VmConfig};
+
+/// What every guest gets: the console that exists, no probing for serial ports that do not, a restart at
+/// once after a panic, because a service that stands still is the worst end, and the ACPI reset register
+/// as the way to restart: with hardware-reduced ACPI, Linux would take EFI, which is not here.
+const MACHINE: &str = "console=ttyS0 8250.nr_uarts=1 panic=-1 reboot=acpi";
+
+/// The whole command line of a configuration, without the limit that the kernel's header sets.
+///
+/// The user's words come last: where a word stands twice, Linux takes the last one.
+pub fn build(config: &VmConfig) -> String {
+    let mut words = vec![MACHINE.to_owned()];
+    words.extend(config.interfaces.iter().filter_map(|i| ip(&config.name, i)));
+    words.extend(config.shares.iter().filter_map(mount_extra));
+    let user = config.kernel.cmdline.trim();
+    if !user.is_empty() {
+        words.push(user.to_owned());
+    }
+    words.join(" ")
+}
+
+/// `ip=` as the kernel's nfsroot.rst, initramfs tools and systemd-network-generator read it. The device
+/// is left open, because its name is the guest's to choose.
+fn ip(host_name: &str, interface: &Interface) -> Option<String> {
+    let cidr = interface.address?;
+    let gateway = interface.gateway.map(|g| g.to_string()).unwrap_or_default();
+    let mut word = format!(
+        "ip={}::{gateway}:{}:{host_name}::off",
+        cidr.address,
+        cidr.netmask()
+    );
+    for server in &interface.dns {
+        word.push(':');
+        word.push_str(&server.to_string());
+    }
+    Some(word)
+}
+
+/// `systemd.mount-extra=` (systemd 254 and newer, kernel-command-line(7)).
+fn mount_extra(share: &Share) -> Option<String> {
+    let point = share.mount_point.as_ref()?;
+    Some(format!(
+        "systemd.mount-extra={}:{}:virtiofs",
+        share.tag,
+        point.display()
+    ))
+}
+
+/// Whether the guest restarts by a triple fault: the last `reboot=` of the command line says `t`
+/// (Linux, admin-guide/kernel-parameters.txt).
+pub fn reboots_by_triple_fault(cmdline: &str) -> bool {
+    cmdline
+        .split_ascii_whitespace()
+        .filter_map(|word| word.strip_prefix("reboot="))
+        .next_back()
+        .is_some_and(|kinds| kinds.split(',').any(|kind| kind.starts_with('t')))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_guest_is_told_its_address_and_its_mounts_and_the_user_has_the_last_word() {
+        let config = VmConfig::from_toml(
+            "name = \"dns\"\n[kernel]\npath = \"k\"\ncmdline = \" quiet panic=5\"\n\
+             [[interfaces]]\ntype = \"tap\"\nid = \"t0\"\nmac = \"02:00:00:00:00:01\"\n\
+             address = \"10.0.0.2/24\"\ngateway = \"10.0.0.1\"\ndns = [\"10.0.0.1\", \"9.9.9.9\"]\n\
+             [[shares]]\ntag = \"d\"\nsource = \"/srv\"\nmount_point = \"/data\"\n\
+             [[shares]]\ntag = \"e\"\nsource = \"/srv\"\n",
+        )
+        .unwrap();
+        assert_eq!(
+            build(&config),
+            "console=ttyS0 8250.nr_uarts=1 panic=-1 reboot=acpi \
+             ip=10.0.0.2::10.0.0.1:255.255.255.0:dns::off:10.0.0.1:9.9.9.9 \
+             systemd.mount-extra=d:/data:virtiofs quiet panic=5"
+        );
+    }
+
+    #[test]
+    fn only_the_last_reboot_word_says_how_the_guest_restarts() {
+        for (cmdline, expected) in [
+            ("quiet", false),
+            ("reboot=t", true),
+            ("reboot=triple", true),
+            ("reboot=warm,t", true),
+            ("reboot=t reboot=k", false),
+            ("reboot=k panic=1 reboot=t", true),
+            ("noreboot=t", false),
+        ] {
+            assert_eq!(reboots_by_triple_fault(cmdline), expected, "{cmdline}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! The configuration of one VM: the one schema for the TOML file, the library and the Nix module.
+//!
+//! [`VmConfig`] is plain data. [`VmConfig::from_toml`] reads a file's text and points at the line of a
+//! mistake; [`VmConfig::validate`] checks what types cannot say, and is called by everything that takes a
+//! configuration, so a value built in code is held to the same limits.
+
+mod limits;
+mod toml_text;
+mod validate;
+
+use std::{path::PathBuf, time::Duration};
+
+use minivmm_fs::Tag;
+use minivmm_net::MacAddr;
+use serde::{Deserialize, Serialize};
+
+pub use limits::Limits;
+pub use toml_text::TomlError;
+pub use validate::Error;
+
+/// One virtual machine.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmConfig {
+    /// Name of the VM, in logs and paths: letters, digits, `-`, `_` and `.`.
+    pub name: String,
+    /// Number of vCPUs.
+    #[serde(default = "default_vcpu")]
+    pub vcpu: u8,
+    /// Memory in MiB.
+    #[serde(default = "default_mem")]
+    pub mem: u32,
+    /// What is booted.
+    pub kernel: Kernel,
+    /// Network interfaces, in the order of their PCI slots.
+    #[serde(default)]
+    pub interfaces: Vec<Interface>,
+    /// Shared directories, in the order of their PCI slots.
+    #[serde(default)]
+    pub shares: Vec<Share>,
+    /// How the VM ends.
+    #[serde(default)]
+    pub lifecycle: Lifecycle,
+}
+
+/// The kernel and what it is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kernel {
+    /// A Linux bzImage.
+    pub path: PathBuf,
+    /// An initial RAM disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initrd: Option<PathBuf>,
+    /// Added to the kernel command line that minivmm makes.
+    #[serde(default)]
+    pub cmdline: String,
+}
+
+/// How an interface reaches the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InterfaceType {
+    /// A tap device that exists on the host.
+    Tap,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interface {
+    /// How it reaches the host.
+    #[serde(rename = "type")]
+    pub kind: InterfaceType,
+    /// Name of the tap on the host, at most 15 bytes.
+    pub id: String,
+    /// The guest's MAC address.
+    #[serde(with = "text")]
+    pub mac: MacAddr,
+    /// The guest's address with its prefix length, as `192.168.83.2/24`; told to the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Cidr>,
+    /// The guest's default gateway; told to the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<std::net::Ipv4Addr>,
+    /// Name servers; told to the guest, at most two.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<std::net::Ipv4Addr>,
+    /// PCI slot instead of the one that follows from the order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u8>,
+}
+
+/// An IPv4 address and the length of its network prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Ipv4Cidr {
+    /// The address.
+    pub address: std::net::Ipv4Addr,
+    /// Prefix length, 0 to 32.
+    pub prefix: u8,
+}
+
+impl Ipv4Cidr {
+    /// The network mask, 255.255.255.0 for a prefix of 24.
+    pub fn netmask(&self) -> std::net::Ipv4Addr {
+        let host_bits = 32 - u32::from(self.prefix.min(32));
+        u32::MAX.checked_shl(host_bits).unwrap_or(0).into()
+    }
+}
+
+impl TryFrom<String> for Ipv4Cidr {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not an address with a prefix, as 192.168.83.2/24");
+        let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
+        let address = address.parse().map_err(|_| wrong())?;
+        let prefix = prefix.parse().ok().filter(|p| *p <= 32).ok_or_else(wrong)?;
+        Ok(Self { address, prefix })
+    }
+}
+
+impl From<Ipv4Cidr> for String {
+    fn from(cidr: Ipv4Cidr) -> Self {
+        format!("{}/{}", cidr.address, cidr.prefix)
+    }
+}
+
+/// The protocol of a share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShareProto {
+    /// virtio-fs, served by virtiofsd.
+    #[default]
+    Virtiofs,
+    /// Known so that it can be refused with a hint.
+    #[serde(rename = "9p")]
+    NineP,
+}
+
+/// A directory of the host that the guest sees.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Share {
+    /// The virtio-fs tag, 1 to 36 bytes.
+    #[serde(with = "text")]
+    pub tag: Tag,
+    /// The directory on the host, served by a virtiofsd that minivmm starts.
+    pub source: PathBuf,
+    /// Where the guest mounts it; told to the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_point: Option<PathBuf>,
+    /// The protocol.
+    #[serde(default)]
+    pub proto: ShareProto,
+    /// PCI slot instead of the one that follows from the order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u8>,
+}
+
+/// How the VM ends.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lifecycle {
+    /// How long the guest has to shut down after the power button, as `120s`.
+    #[serde(default = "default_stop_timeout", with = "duration")]
+    pub stop_timeout: Duration,
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self {
+            stop_timeout: default_stop_timeout(),
+        }
+    }
+}
+
+fn default_vcpu() -> u8 {
+    1
+}
+
+fn default_mem() -> u32 {
+    512
+}
+
+fn default_stop_timeout() -> Duration {
+    Duration::from_secs(120)
+}
+
+/// Values of the library crates, which know no serde, are text.
+mod text {
+    use std::{fmt::Display, str::FromStr};
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<T: Display, S: Serializer>(
+        value: &T,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub fn deserialize<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<T, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(D::Error::custom)
+    }
+}
+
+/// Durations are text with a unit.
+mod duration {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(*value))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text)
+            .map_err(|_| D::Error::custom(format!("`{text}` is not a duration, as 120s or 2m")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_prefix_becomes_a_netmask() {
+        for (text, mask) in [
+            ("10.0.0.1/24", "255.255.255.0"),
+            ("10.0.0.1/0", "0.0.0.0"),
+            ("10.0.0.1/32", "255.255.255.255"),
+            ("10.0.0.1/20", "255.255.240.0"),
+        ] {
+            let cidr = Ipv4Cidr::try_from(text.to_owned()).unwrap();
+            assert_eq!(cidr.netmask().to_string(), mask);
+            assert_eq!(String::from(cidr), text);
+        }
+        for text in [
+            "10.0.0.1",
+            "10.0.0.1/33",
+            "10.0.0/24",
+            "::1/64",
+            "10.0.0.1/-1",
+            "",
+        ] {
+            assert!(Ipv4Cidr::try_from(text.to_owned()).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! What types cannot say about a configuration.
+
+use std::path::Path;
+
+use super::{Limits, ShareProto, VmConfig};
+use crate::slots::{self, Slots};
+
+/// Why a configuration is refused; each is one line that names the key.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    /// A name with other characters or too long.
+    #[error(
+        "name: `{0}` is not 1 to {max} letters, digits, `-`, `_` or `.`, beginning with a letter or digit",
+        max = Limits::NAME
+    )]
+    Name(String),
+    /// A number beyond its limits.
+    #[error("{key}: {value} is not from {min} to {max}")]
+    Range {
+        /// The key.
+        key: &'static str,
+        /// What it says.
+        value: u64,
+        /// Least value.
+        min: u64,
+        /// Most.
+        max: u64,
+    },
+    /// Too many of a kind.
+    #[error("{key}: {count} are given, at most {max} are possible")]
+    TooMany {
+        /// The key.
+        key: &'static str,
+        /// How many there are.
+        count: usize,
+        /// Most.
+        max: usize,
+    },
+    /// The same value twice where it must be the only one.
+    #[error("{key}: `{value}` is used twice")]
+    Twice {
+        /// The key.
+        key: &'static str,
+        /// The value.
+        value: String,
+    },
+    /// A share by 9p.
+    #[error("shares.proto: 9p is not supported (share `{tag}`): say proto = \"virtiofs\"")]
+    NineP {
+        /// The share.
+        tag: String,
+    },
+    /// A tag that the guest could not use.
+    #[error(
+        "shares.tag: `{0}` has a space, a quote, `,` or `:` and cannot stand in a kernel command line"
+    )]
+    Tag(String),
+    /// A tap's name that no interface can have.
+    #[error("interfaces.id: `{0}` is not 1 to {max} bytes without spaces or `/`", max = Limits::INTERFACE_NAME)]
+    InterfaceName(String),
+    /// A mount point that the guest could not use.
+    #[error("shares.mount_point: `{0}` is not an absolute path without spaces, quotes or `:`")]
+    MountPoint(String),
+    /// A gateway or name server without an address.
+    #[error("interfaces.{key}: `{id}` has no address, and without one it cannot be told")]
+    NoAddress {
+        /// The key.
+        key: &'static str,
+        /// The interface.
+        id: String,
+    },
+    /// More than one interface has an address: `ip=` names them by the guest's own names.
+    #[error("interfaces.address: only the first interface can have one, `{0}` is not the first")]
+    AddressNotFirst(String),
+    /// The command line has characters that cannot be passed on.
+    #[error("kernel.cmdline: control characters are not possible in a kernel command line")]
+    Cmdline,
+    /// A PCI slot that is taken or out of range.
+    #[error(transparent)]
+    Slot(#[from] slots::Error),
+}
+
+impl VmConfig {
+    /// Checks every limit of [`Limits`] and what must be unique.
+    pub fn validate(&self) -> Result<(), Error> {
+        let named = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if self.name.is_empty()
+            || self.name.len() > Limits::NAME
+            || !self.name.chars().all(named)
+            || !self.name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        {
+            return Err(Error::Name(self.name.clone()));
+        }
+        range("vcpu", self.vcpu.into(), 1, Limits::VCPU.into())?;
+        range(
+            "mem",
+            self.mem.into(),
+            Limits::MEM_MIN.into(),
+            Limits::MEM_MAX.into(),
+        )?;
+        if self.kernel.cmdline.chars().any(char::is_control) {
+            return Err(Error::Cmdline);
+        }
+        self.validate_interfaces()?;
+        self.validate_shares()?;
+        Slots::assign(self)?;
+        Ok(())
+    }
+
+    fn validate_interfaces(&self) -> Result<(), Error> {
+        count("interfaces", self.interfaces.len(), Limits::INTERFACES)?;
+        unique(
+            "interfaces.id",
+            self.interfaces.iter().map(|i| i.id.clone()),
+        )?;
+        unique(
+            "interfaces.mac",
+            self.interfaces.iter().map(|i| i.mac.to_string()),
+        )?;
+        for (n, interface) in self.interfaces.iter().enumerate() {
+            let id = &interface.id;
+            let odd = |c: char| c.is_whitespace() || c.is_control() || c == '/' || c == '%';
+            if id.is_empty()
+                || id.len() > Limits::INTERFACE_NAME
+                || id.contains(odd)
+                || id == "."
+                || id == ".."
+            {
+                return Err(Error::InterfaceName(id.clone()));
+            }
+            count("interfaces.dns", interface.dns.len(), Limits::DNS)?;
+            match interface.address {
+                Some(_) if n > 0 => return Err(Error::AddressNotFirst(id.clone())),
+                None if interface.gateway.is_some() => {
+                    return Err(Error::NoAddress {
+                        key: "gateway",
+                        id: id.clone(),
+                    });
+                }
+                None if !interface.dns.is_empty() => {
+                    return Err(Error::NoAddress {
+                        key: "dns",
+                        id: id.clone(),
+                    });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_shares(&self) -> Result<(), Error> {
+        count("shares", self.shares.len(), Limits::SHARES)?;
+        unique("shares.tag", self.shares.iter().map(|s| s.tag.to_string()))?;
+        let points = self.shares.iter().filter_map(|s| s.mount_point.as_deref());
+        unique(
+            "shares.mount_point",
+            points.map(|p| p.display().to_string()),
+        )?;
+        for share in &self.shares {
+            // The tag and the mount point are words of the kernel command line, parted by colons.
+            let odd = |c: char| c.is_whitespace() || c.is_control() || ",:\"".contains(c);
+            if share.tag.as_str().contains(odd) {
+                return Err(Error::Tag(share.tag.to_string()));
+            }
+            if share.proto == ShareProto::NineP {
+                return Err(Error::NineP {
+                    tag: share.tag.to_string(),
+                });
+            }
+            if let Some(point) = &share.mount_point
+                && !(point.is_absolute()
+                    && point.as_path() != Path::new("/")
+                    && point.to_str().is_some_and(|p| !p.contains(odd)))
+            {
+                return Err(Error::MountPoint(point.display().to_string()));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn range(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), Error> {
+    if (min..=max).contains(&value) {
+        Ok(())
+    } else {
+        Err(Error::Range {
+            key,
+            value,
+            min,
+            max,
+        })
+    }
+}
+
+fn count(key: &'static str, count: usize, max: usize) -> Result<(), Error> {
+    if count <= max {
+        Ok(())
+    } else {
+        Err(Error::TooMany { key, count, max })
+    }
+}
+
+fn unique(key: &'static str, values: impl Iterator<Item = String>) -> Result<(), Error> {
+    let mut seen = std::collections::BTreeSet::new();
+    for value in values {
+        if !seen.insert(value.clone()) {
+            return Err(Error::Twice { key, value });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const MINIMAL: &str = "name = \"a\"\n[kernel]\npath = \"k\"\n";
+
+    fn outcome(change: impl FnOnce(&mut VmConfig)) -> Result<(), String> {
+        let mut config = VmConfig::from_toml(&format!(
+            "{MINIMAL}[[interfaces]]\ntype = \"tap\"\nid = \"t0\"\nmac = \"02:00:00:00:00:01\"\n\
+             [[shares]]\ntag = \"data\"\nsource = \"/srv\"\nmount_point = \"/data\"\n"
+        ))
+        .unwrap();
+        change(&mut config);
+        config.validate().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_least_configuration_is_valid() {
+        assert_eq!(outcome(|_| {}), Ok(()));
+        assert!(VmConfig::from_toml(MINIMAL).unwrap().validate().is_ok());
+    }
+
+    #[test]
+    fn every_limit_is_an_error_when_passed() {
+        let error = |change: fn(&mut VmConfig)| outcome(change).unwrap_err();
+        assert_eq!(error(|c| c.vcpu = 0), "vcpu: 0 is not from 1 to 32");
+        assert_eq!(error(|c| c.vcpu = 33), "vcpu: 33 is not from 1 to 32");
+        assert_eq!(error(|c| c.mem = 63), "mem: 63 is not from 64 to 1048576");
+        assert!(error(|c| c.name = "../etc".into()).starts_with("name: `../etc` is not"));
+        assert!(error(|c| c.name = String::new()).starts_with("name: "));
+        assert!(error(|c| c.shares[0].tag = "a b".parse().unwrap()).starts_with("shares.tag: "));
+        assert!(error(|c| c.interfaces[0].id = "x".repeat(16)).starts_with("interfaces.id: "));
+        assert!(error(|c| c.interfaces[0].id = "a/b".into()).starts_with("interfaces.id: "));
+        assert!(error(|c| c.shares[0].mount_point = Some("data".into())).contains("absolute"));
+        assert_eq!(
+            error(|c| c.kernel.cmdline = "a\nb".into()),
+            "kernel.cmdline: control characters are not possible in a kernel command line"
+        );
+        assert_eq!(
+            error(|c| (0..9).for_each(|n| {
+                let mut share = c.shares[0].clone();
+                share.tag = format!("t{n}").parse().unwrap();
+                share.mount_point = None;
+                c.shares.push(share);
+            })),
+            "shares: 10 are given, at most 8 are possible"
+        );
+    }
+
+    #[test]
+    fn what_must_be_unique_is() {
+        let error = outcome(|c| c.interfaces.push(c.interfaces[0].clone())).unwrap_err();
+        assert_eq!(error, "interfaces.id: `t0` is used twice");
+        let error = outcome(|c| c.shares.push(c.shares[0].clone())).unwrap_err();
+        assert_eq!(error, "shares.tag: `data` is used twice");
+    }
+
+    #[test]
+    fn the_9p_protocol_is_refused_with_a_hint() {
+        assert_eq!(
+            outcome(|c| c.shares[0].proto = ShareProto::NineP).unwrap_err(),
+            "shares.proto: 9p is not supported (share `data`): say proto = \"virtiofs\""
+        );
+    }
+}

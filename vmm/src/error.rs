@@ -1,0 +1,90 @@
+//! Why a VM cannot be made or started.
+
+use std::io;
+
+use crate::{config, kvm, memory};
+
+/// Whose matter an error is; the launcher makes its exit code of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Blame {
+    /// The configuration, or something that it names.
+    Config,
+    /// The host.
+    Host,
+    /// The VMM.
+    Vmm,
+}
+
+/// Why a VM cannot be made or started; each is one line for a person.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A limit of the configuration is passed.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// Not as many taps and connections as the configuration has interfaces and shares.
+    #[error("each interface needs a tap and each share a connection")]
+    Resources,
+    /// The kernel, the initrd, the command line or the tables.
+    #[error(transparent)]
+    Boot(#[from] minivmm_boot::Error),
+    /// Guest memory.
+    #[error(transparent)]
+    Memory(#[from] memory::Error),
+    /// KVM.
+    #[error(transparent)]
+    Kvm(#[from] kvm::Error),
+    /// Interrupt routes.
+    #[error("KVM cannot route interrupts: {0}")]
+    Interrupts(io::Error),
+    /// An eventfd.
+    #[error("cannot make an eventfd: {0}")]
+    EventFd(io::Error),
+    /// A device could not be made or put on its bus.
+    #[error("device `{name}`: {source}")]
+    Device {
+        /// Its name in the configuration.
+        name: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A share's virtiofsd does not answer as one.
+    #[error(transparent)]
+    Share(#[from] minivmm_fs::device::ConnectError),
+    /// An address or port is taken twice: a mistake of the address map.
+    #[error(transparent)]
+    Bus(#[from] minivmm_devices::bus::Error),
+    /// A thread could not be started.
+    #[error("cannot start the thread `{name}`: {source}")]
+    Thread {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn device<E>(name: &str) -> impl Fn(E) -> Self
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        move |source| Self::Device {
+            name: name.to_owned(),
+            source: Box::new(source),
+        }
+    }
+
+    /// Whose matter it is.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Config(_) | Self::Boot(_) => Blame::Config,
+            Self::Memory(_) | Self::Kvm(_) | Self::EventFd(_) | Self::Thread { .. } => Blame::Host,
+            Self::Resources
+            | Self::Interrupts(_)
+            | Self::Device { .. }
+            | Self::Share(_)
+            | Self::Bus(_) => Blame::Vmm,
+        }
+    }
+}

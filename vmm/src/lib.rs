@@ -1,0 +1,35 @@
+//! Puts a virtual machine together and runs it on KVM.
+//!
+//! * [`config`]: what a VM is, and the one schema for it
+//! * [`kvm`]: the KVM system handle, CPUID, registers, interrupt routes
+//! * [`layout`], [`slots`], [`cmdline`]: the machine as the guest sees it: addresses, PCI slots, command line
+//! * [`memory`]: the guest's RAM
+//! * [`machine`]: everything put together from opened [`Resources`]
+//! * [`vm`]: [`Vm::start`] and the [`Handle`] of a running VM; `vcpu` has its threads
+//! * [`end`]: how a VM ends
+//! * [`check`]: whether KVM is able on this host
+//!
+//! A [`Vm`] opens nothing, installs no signal handler, has no global state and never ends the process:
+//! two of them in one program do not know of each other.
+#![deny(unsafe_code)]
+
+pub mod check;
+pub mod cmdline;
+pub mod config;
+mod console;
+pub mod end;
+mod error;
+mod kick;
+pub mod kvm;
+pub mod layout;
+pub mod machine;
+pub mod memory;
+pub mod slots;
+mod vcpu;
+pub mod vm;
+
+pub use config::VmConfig;
+pub use end::End;
+pub use error::{Blame, Error};
+pub use machine::Resources;
+pub use vm::{Handle, Vm};

@@ -1,0 +1,240 @@
+//! A machine put together: memory with a kernel in it, interrupts, devices on their buses, vCPUs at their
+//! first instruction.
+
+use std::{
+    fs::File,
+    io::Write,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use kvm_ioctls::VcpuFd;
+use minivmm_devices::{
+    GuestMemory,
+    bus::Bus,
+    hypervisor::{Gsi, Hypervisor},
+    legacy::{AcpiRegisters, ConsoleSink, GuestEnd, I8042, Serial},
+    pci::{MmioWindow, PciBus, Slot},
+    virtio::{VirtioDevice, pci::VirtioPci, rng::Rng},
+};
+use minivmm_fs::FsDevice;
+use minivmm_net::{NetDevice, Tap};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::{
+    cmdline,
+    config::VmConfig,
+    end::{End, EndReport},
+    error::Error,
+    kvm::{self, interrupts::Interrupts},
+    layout,
+    memory::{self, Sharing},
+    slots::Slots,
+    vcpu::{Buses, Shared},
+};
+
+/// What a machine is made of besides its configuration: everything that must be opened, opened.
+///
+/// The VMM itself opens nothing, so that it can be put where nothing can be opened.
+pub struct Resources {
+    /// `/dev/kvm`, as [`kvm::open`] gives it.
+    pub kvm: OwnedFd,
+    /// The kernel image.
+    pub kernel: File,
+    /// The initial RAM disk.
+    pub initrd: Option<File>,
+    /// `/dev/urandom`, for the guest's entropy device.
+    pub entropy: File,
+    /// A tap for each of [`VmConfig::interfaces`].
+    pub taps: Vec<Tap>,
+    /// A connection to a virtiofsd for each of [`VmConfig::shares`].
+    pub shares: Vec<UnixStream>,
+    /// Takes what the guest writes to its console. May block: it is written to by a thread of its own.
+    pub console: Box<dyn Write + Send>,
+}
+
+/// A machine that has not run yet.
+pub struct Machine {
+    /// The vCPUs, the boot CPU first.
+    pub vcpus: Vec<VcpuFd>,
+    /// What they share.
+    pub shared: Arc<Shared>,
+    /// The virtio devices, to be stopped in the end.
+    pub devices: Vec<Arc<VirtioPci>>,
+    /// The power button.
+    pub power_button: EventFd,
+    /// What the guest wrote to its console.
+    pub console: ConsoleSink,
+    /// Where that goes.
+    pub output: Box<dyn Write + Send>,
+}
+
+impl Machine {
+    /// Puts the machine of `config` together.
+    pub fn build(config: &VmConfig, resources: Resources) -> Result<Self, Error> {
+        config.validate()?;
+        let Resources {
+            kvm,
+            mut kernel,
+            mut initrd,
+            entropy,
+            taps,
+            shares,
+            console: output,
+        } = resources;
+        if taps.len() != config.interfaces.len() || shares.len() != config.shares.len() {
+            return Err(Error::Resources);
+        }
+
+        let platform = layout::platform(config.vcpu, u64::from(config.mem) << 20);
+        let sharing = match shares.is_empty() {
+            true => Sharing::Private,
+            false => Sharing::Shared,
+        };
+        let memory = Arc::new(memory::allocate(&platform.ram, sharing)?);
+        let words = cmdline::build(config);
+        let boot_cpu =
+            minivmm_boot::load(&memory, &platform, &mut kernel, initrd.as_mut(), &words)?;
+
+        let kvm = kvm::system(kvm)?;
+        let vm = kvm::create_vm(&kvm, &memory)?;
+        let interrupts = Arc::new(Interrupts::new(vm.clone()).map_err(Error::Interrupts)?);
+        let end = Arc::new(EndReport::new().map_err(Error::EventFd)?);
+
+        let console = ConsoleSink::new().map_err(Error::EventFd)?;
+        let pci = PciBus::new(MmioWindow {
+            base: layout::PCI_MMIO.base,
+            size: layout::PCI_MMIO.size,
+        });
+        let virtio = VirtioDevices {
+            memory: &memory,
+            interrupts: &interrupts,
+            pci: &pci,
+            devices: Vec::new(),
+        };
+        let devices = virtio.add_all(config, entropy, taps, shares, &end)?;
+        let buses = Buses {
+            ports: ports(&pci, &interrupts, &end, &console)?,
+            mmio: mmio(&pci)?,
+        };
+        let power_button = pin(&interrupts, layout::GED_GSI)?;
+
+        let template = kvm::cpuid::Template::new(&kvm, config.vcpu)?;
+        let mut vcpus = Vec::with_capacity(config.vcpu.into());
+        for id in 0..config.vcpu {
+            let vcpu = vm
+                .create_vcpu(id.into())
+                .map_err(kvm::Error::call("make a vCPU"))?;
+            vcpu.set_cpuid2(&template.for_vcpu(id)?)
+                .map_err(kvm::Error::call("take the guest's CPUID"))?;
+            kvm::registers::set_common(&vcpu)?;
+            if id == 0 {
+                kvm::registers::set_boot(&vcpu, &boot_cpu)?;
+            }
+            vcpus.push(vcpu);
+        }
+        Ok(Self {
+            vcpus,
+            shared: Arc::new(Shared {
+                buses,
+                end,
+                triple_fault_is_reset: cmdline::reboots_by_triple_fault(&words),
+                stop: AtomicBool::new(false),
+            }),
+            devices,
+            power_button,
+            console,
+            output,
+        })
+    }
+}
+
+/// The virtio devices while they are put on the PCI bus.
+struct VirtioDevices<'a> {
+    memory: &'a Arc<GuestMemory>,
+    interrupts: &'a Arc<Interrupts>,
+    pci: &'a PciBus,
+    devices: Vec<Arc<VirtioPci>>,
+}
+
+impl VirtioDevices<'_> {
+    fn add_all(
+        mut self,
+        config: &VmConfig,
+        entropy: File,
+        taps: Vec<Tap>,
+        shares: Vec<UnixStream>,
+        end: &Arc<EndReport>,
+    ) -> Result<Vec<Arc<VirtioPci>>, Error> {
+        let slots = Slots::assign(config).map_err(crate::config::Error::Slot)?;
+        self.add("rng", crate::slots::RNG, Box::new(Rng::new(entropy)))?;
+        for ((interface, tap), slot) in config.interfaces.iter().zip(taps).zip(slots.interfaces) {
+            let device = NetDevice::new(tap, interface.mac);
+            self.add(&interface.id, slot, Box::new(device))?;
+        }
+        for ((share, stream), slot) in config.shares.iter().zip(shares).zip(slots.shares) {
+            let (tag, end) = (share.tag.to_string(), end.clone());
+            let on_lost = move || end.report(End::BackendLost { tag: tag.clone() });
+            let device = FsDevice::connect(stream, &share.tag, Box::new(on_lost))?;
+            self.add(share.tag.as_str(), slot, Box::new(device))?;
+        }
+        Ok(self.devices)
+    }
+
+    fn add(&mut self, name: &str, slot: u8, device: Box<dyn VirtioDevice>) -> Result<(), Error> {
+        let hypervisor: Arc<dyn Hypervisor> = self.interrupts.clone();
+        let function = VirtioPci::new(name, device, self.memory.clone(), hypervisor)
+            .map_err(Error::device(name))?;
+        Slot::new(slot)
+            .and_then(|slot| self.pci.add(slot, function.clone()))
+            .map_err(Error::device(name))?;
+        self.devices.push(function);
+        Ok(())
+    }
+}
+
+/// Port I/O: COM1, the reset lines, ACPI's registers and PCI's configuration ports.
+fn ports(
+    pci: &PciBus,
+    interrupts: &Interrupts,
+    end: &Arc<EndReport>,
+    console: &ConsoleSink,
+) -> Result<Bus, Error> {
+    let guest_end: Arc<dyn Fn(GuestEnd) + Send + Sync> = {
+        let end = end.clone();
+        Arc::new(move |how| {
+            end.report(match how {
+                GuestEnd::PowerOff => End::PowerOff,
+                GuestEnd::Reset => End::Reset,
+            });
+        })
+    };
+    let serial = Serial::new(pin(interrupts, layout::COM1_GSI)?, console.clone());
+    let mut bus = Bus::default();
+    let (port, count) = layout::COM1;
+    bus.insert(port.into(), count, Arc::new(serial))?;
+    let (port, count) = layout::I8042;
+    bus.insert(port.into(), count, Arc::new(I8042::new(guest_end.clone())))?;
+    let (port, count) = layout::ACPI_REGISTERS;
+    bus.insert(port.into(), count, Arc::new(AcpiRegisters::new(guest_end)))?;
+    let (port, count) = layout::PCI_CONFIG_PORTS;
+    bus.insert(port.into(), count, pci.config_ports())?;
+    Ok(bus)
+}
+
+/// MMIO: PCI's configuration space and BARs. The interrupt controllers are KVM's.
+fn mmio(pci: &PciBus) -> Result<Bus, Error> {
+    let mut bus = Bus::default();
+    bus.insert(layout::ECAM.base, layout::ECAM.size, pci.ecam())?;
+    bus.insert(layout::PCI_MMIO.base, layout::PCI_MMIO.size, pci.window())?;
+    Ok(bus)
+}
+
+/// An eventfd whose writes are edges on a pin of the I/O APIC.
+fn pin(interrupts: &Interrupts, gsi: Gsi) -> Result<EventFd, Error> {
+    let event = EventFd::new(EFD_NONBLOCK).map_err(Error::EventFd)?;
+    interrupts
+        .connect_pin(gsi, &event)
+        .map_err(Error::Interrupts)?;
+    Ok(event)
+}

@@ -1,0 +1,114 @@
+//! A vCPU: one thread that runs the guest and carries its exits to the buses.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use minivmm_devices::bus::Bus;
+
+use crate::{
+    end::{End, EndReport},
+    kick,
+};
+
+/// Where a vCPU's exits go.
+pub struct Buses {
+    /// Port I/O.
+    pub ports: Bus,
+    /// Memory-mapped I/O.
+    pub mmio: Bus,
+}
+
+/// What all vCPUs of a VM share.
+pub struct Shared {
+    /// The devices.
+    pub buses: Buses,
+    /// Where an end is reported.
+    pub end: Arc<EndReport>,
+    /// Whether a triple fault is how this guest restarts.
+    pub triple_fault_is_reset: bool,
+    /// Set before the vCPUs are kicked for the last time.
+    pub stop: AtomicBool,
+}
+
+/// A vCPU's thread.
+pub struct Vcpu {
+    thread: JoinHandle<()>,
+}
+
+impl Vcpu {
+    /// Lets `vcpu` run on a thread of its own until [`Shared::stop`] is set and it is kicked.
+    pub fn spawn(id: u8, vcpu: VcpuFd, shared: Arc<Shared>) -> io::Result<Self> {
+        let thread = thread::Builder::new()
+            .name(format!("vcpu{id}"))
+            .spawn(move || run(id, vcpu, &shared))?;
+        Ok(Self { thread })
+    }
+
+    /// Makes the vCPU leave the guest, now or, if it is not in it, as soon as it enters.
+    pub fn kick(&self) {
+        kick::kick(&self.thread);
+    }
+
+    /// Waits for the thread's end.
+    pub fn join(self) {
+        if self.thread.join().is_err() {
+            tracing::error!("a vCPU thread failed");
+        }
+    }
+}
+
+fn run(id: u8, mut vcpu: VcpuFd, shared: &Shared) {
+    if let Err(error) = kick::prepare(&vcpu) {
+        let what = format!("vCPU {id}: cannot set the signal mask: {error}");
+        return shared.end.report(End::Fault { what });
+    }
+    while !shared.stop.load(Ordering::Acquire) {
+        let fault = match vcpu.run() {
+            Ok(VcpuExit::IoOut(port, data)) => {
+                shared.buses.ports.write(port.into(), data);
+                continue;
+            }
+            Ok(VcpuExit::IoIn(port, data)) => {
+                shared.buses.ports.read(port.into(), data);
+                continue;
+            }
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                shared.buses.mmio.read(address, data);
+                continue;
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                shared.buses.mmio.write(address, data);
+                continue;
+            }
+            Ok(VcpuExit::Shutdown) => {
+                return shared.end.report(match shared.triple_fault_is_reset {
+                    true => End::Reset,
+                    false => End::TripleFault,
+                });
+            }
+            Ok(VcpuExit::Intr) => continue,
+            Err(error) if error.errno() == libc::EINTR => {
+                kick::take();
+                continue;
+            }
+            Err(error) if error.errno() == libc::EAGAIN => continue,
+            Ok(VcpuExit::InternalError) => {
+                "KVM could not emulate an instruction of the guest".to_owned()
+            }
+            Ok(VcpuExit::FailEntry(reason, cpu)) => {
+                format!("the CPU refused to enter the guest (reason {reason:#x} on host CPU {cpu})")
+            }
+            Ok(other) => format!("KVM left the guest for an unexpected reason: {other:?}"),
+            Err(error) => format!("KVM_RUN failed: {error}"),
+        };
+        let what = format!("vCPU {id}: {fault}; `minivmm check` says whether KVM is able here");
+        return shared.end.report(End::Fault { what });
+    }
+}

@@ -1,0 +1,154 @@
+//! A virtual machine from start to end.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Arc, atomic::Ordering},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use minivmm_devices::{legacy::ConsoleSink, virtio::pci::VirtioPci};
+use rustix::event::{PollFd, PollFlags, poll};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::{
+    config::VmConfig,
+    console,
+    end::{End, EndReport},
+    error::Error,
+    machine::{Machine, Resources},
+    vcpu::{Shared, Vcpu},
+};
+
+/// How long all devices together have to give up their work when the VM has ended.
+const DEVICES_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the console's last words may take to be written.
+const CONSOLE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// A virtual machine that has not started.
+pub struct Vm {
+    machine: Machine,
+}
+
+impl Vm {
+    /// Makes the machine that `config` describes out of `resources`. No guest code runs yet.
+    pub fn new(config: &VmConfig, resources: Resources) -> Result<Self, Error> {
+        Ok(Self {
+            machine: Machine::build(config, resources)?,
+        })
+    }
+
+    /// Lets the guest run, on threads of its own.
+    pub fn start(self) -> Result<Handle, Error> {
+        let Machine {
+            vcpus,
+            shared,
+            devices,
+            power_button,
+            console: sink,
+            output,
+        } = self.machine;
+        let console = console::spawn(sink.clone(), output).map_err(|source| Error::Thread {
+            name: "console".to_owned(),
+            source,
+        })?;
+        let mut handle = Handle {
+            vcpus: Vec::with_capacity(vcpus.len()),
+            shared,
+            devices,
+            power_button,
+            sink,
+            console: Some(console),
+        };
+        for (id, vcpu) in (0..).zip(vcpus) {
+            let vcpu =
+                Vcpu::spawn(id, vcpu, handle.shared.clone()).map_err(|source| Error::Thread {
+                    name: format!("vcpu{id}"),
+                    source,
+                })?;
+            handle.vcpus.push(vcpu);
+        }
+        Ok(handle)
+    }
+}
+
+/// A running virtual machine. Dropped, it ends the VM.
+pub struct Handle {
+    vcpus: Vec<Vcpu>,
+    shared: Arc<Shared>,
+    devices: Vec<Arc<VirtioPci>>,
+    power_button: EventFd,
+    sink: ConsoleSink,
+    console: Option<JoinHandle<()>>,
+}
+
+impl Handle {
+    /// Presses the power button (ACPI 6.5, 4.8.2.2.1.2): asks the guest to shut down. A press before the
+    /// guest listens is lost.
+    pub fn press_power_button(&self) {
+        // A full counter is a press that is still pending.
+        let _ = self.power_button.write(1);
+    }
+
+    /// Ends the VM without the guest's doing.
+    pub fn kill(&self) {
+        self.shared.end.report(End::Killed);
+    }
+
+    /// Readable once the VM has ended, so that [`wait`](Self::wait) takes no longer than tidying up.
+    pub fn ended(&self) -> &(impl AsFd + use<>) {
+        &*self.shared.end
+    }
+
+    /// Waits for the VM's end, stops its threads and devices, and says how it ended.
+    pub fn wait(mut self) -> End {
+        let end = wait_for(&self.shared.end);
+        self.tear_down();
+        end
+    }
+
+    fn tear_down(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        for vcpu in &self.vcpus {
+            vcpu.kick();
+        }
+        for vcpu in self.vcpus.drain(..) {
+            vcpu.join();
+        }
+        let deadline = Instant::now() + DEVICES_DEADLINE;
+        for device in self.devices.drain(..) {
+            if let Err(error) = device.stop(deadline) {
+                tracing::error!("{error}");
+            }
+        }
+        self.sink.close();
+        if let Some(console) = self.console.take() {
+            let deadline = Instant::now() + CONSOLE_DEADLINE;
+            while !console.is_finished() && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(1));
+            }
+            // A reader that takes nothing does not hold up the end; the thread goes with the process.
+            if !console.is_finished() {
+                tracing::warn!("the console's last output was not taken and is lost");
+            }
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.kill();
+        self.tear_down();
+    }
+}
+
+fn wait_for(report: &EndReport) -> End {
+    loop {
+        if let Some(end) = report.get() {
+            return end;
+        }
+        let event: BorrowedFd<'_> = report.as_fd();
+        // Interrupted or not, what was reported is looked at again.
+        let _ = poll(&mut [PollFd::new(&event, PollFlags::IN)], None);
+    }
+}
