@@ -1,0 +1,30 @@
+//! `minivmm check`.
+
+use std::process::ExitCode;
+
+use minivmm_vmm::{check, kvm};
+
+use crate::failure::{Failure, code};
+
+/// Runs the tiny guest and says what it found.
+pub fn check() -> Result<ExitCode, Failure> {
+    let device = kvm::open().map_err(Failure::host)?;
+    let report = check::check(device.into()).map_err(Failure::host)?;
+    println!("host: {}", report.host);
+    for step in &report.passed {
+        println!("ok: {step}");
+    }
+    if let Some(rate) = report.instructions_per_second {
+        println!("speed: {} million instructions a second", rate / 1_000_000);
+    }
+    match report.obstacle {
+        None => {
+            println!("KVM is able here: Linux guests can run");
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(obstacle) => {
+            println!("KVM is not able here: {obstacle}");
+            Ok(ExitCode::from(code::HOST))
+        }
+    }
+}

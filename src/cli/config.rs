@@ -1,0 +1,14 @@
+//! `minivmm config check`.
+
+use std::{path::Path, process::ExitCode};
+
+use crate::{failure::Failure, supervisor::Opened};
+
+/// Checks a configuration file and opens everything that it names, but for the taps, which would be taken
+/// from a VM that runs.
+pub fn check(path: &Path) -> Result<ExitCode, Failure> {
+    let config = super::load(path)?;
+    Opened::check(&config)?;
+    println!("{}: VM `{}` is fine", path.display(), config.name);
+    Ok(ExitCode::SUCCESS)
+}

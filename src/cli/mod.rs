@@ -1,0 +1,125 @@
+//! The command line.
+
+mod check;
+mod config;
+mod run;
+
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+use minivmm_vmm::{VmConfig, config::Limits};
+use tracing::level_filters::LevelFilter;
+
+use crate::failure::Failure;
+
+/// Runs one hardened service VM on KVM.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true, propagate_version = true)]
+struct Cli {
+    /// How much is logged on standard error
+    #[arg(long, global = true, value_name = "LEVEL", env = "MINIVMM_LOG", default_value = "info",
+          value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
+    log: String,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run a VM until it ends
+    ///
+    /// The guest's console goes to standard output. SIGTERM, SIGINT and SIGHUP press the guest's power
+    /// button and wait for it to shut down, up to `lifecycle.stop_timeout`; a second signal ends it at once.
+    ///
+    /// Exit codes: 0 the guest powered off, 10 it asked for a reset, 11 triple fault, 13 ended after the
+    /// deadline or by a second signal, 14 a virtiofsd was lost, 69 the host is not able, 70 the VMM failed,
+    /// 78 the configuration is wrong.
+    Run {
+        /// The VM's configuration, a TOML file
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Find out whether KVM is able on this host
+    ///
+    /// Runs a tiny guest that executes what every Linux guest does, and measures its speed. Exit code 0 if
+    /// guests can run here, 69 if not.
+    Check,
+    /// Look at a configuration without running it
+    Config {
+        #[command(subcommand)]
+        verb: ConfigVerb,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConfigVerb {
+    /// Check a configuration and everything that it names
+    ///
+    /// Exit code 0 if a VM could be started from it, 78 and one line that says why if not.
+    Check {
+        /// The VM's configuration, a TOML file
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+/// Reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    init_log(&cli.log);
+    let done = match &cli.verb {
+        Verb::Run { config } => run::run(config, &cli.log),
+        Verb::Check => check::check(),
+        Verb::Config {
+            verb: ConfigVerb::Check { config },
+        } => config::check(config),
+    };
+    done.unwrap_or_else(|failure| failure.report())
+}
+
+/// The log: one line an event on standard error, coloured on a terminal. Time and origin are the
+/// journal's to add.
+pub fn init_log(level: &str) {
+    tracing_subscriber::fmt()
+        .with_max_level(level.parse().unwrap_or(LevelFilter::INFO))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .without_time()
+        .init();
+}
+
+/// Reads and checks a configuration file.
+fn load(path: &Path) -> Result<VmConfig, Failure> {
+    let name = path.display();
+    let size = std::fs::metadata(path)
+        .map_err(|error| Failure::config(format!("{name}: {error}")))?
+        .len();
+    if size > Limits::FILE {
+        return Err(Failure::config(format!(
+            "{name}: {size} bytes are no configuration, at most {} are possible",
+            Limits::FILE
+        )));
+    }
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::config(format!("{name}: {error}")))?;
+    let config =
+        VmConfig::from_toml(&text).map_err(|error| Failure::config(format!("{name}: {error}")))?;
+    config
+        .validate()
+        .map_err(|error| Failure::config(format!("{name}: {error}")))?;
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,84 @@
+//! What ends the launcher: an exit code that is a contract, and one line that says why.
+
+use std::process::ExitCode;
+
+use minivmm_vmm::{Blame, End};
+
+/// Exit codes, as docs/exit-codes.md lists them.
+pub mod code {
+    /// The guest powered off.
+    pub const POWER_OFF: u8 = 0;
+    /// The guest asked for a reset.
+    pub const RESET: u8 = 10;
+    /// The guest ended in a triple fault.
+    pub const TRIPLE_FAULT: u8 = 11;
+    /// The VM was ended after the deadline, or at once by a second signal.
+    pub const KILLED: u8 = 13;
+    /// A back end was lost.
+    pub const BACKEND_LOST: u8 = 14;
+    /// The host is not able.
+    pub const HOST: u8 = 69;
+    /// The VMM failed.
+    pub const VMM: u8 = 70;
+    /// The configuration is wrong, or what it names is.
+    pub const CONFIG: u8 = 78;
+}
+
+/// A reason not to go on.
+#[derive(Debug)]
+pub struct Failure {
+    blame: Blame,
+    message: String,
+}
+
+impl Failure {
+    /// A failure of `blame`'s making; `message` says it to a person.
+    pub fn new(blame: Blame, message: impl ToString) -> Self {
+        // One line, whatever a library or a file's name brings along.
+        let message = message.to_string().replace(['\n', '\r'], " ");
+        Self { blame, message }
+    }
+
+    /// The configuration, or what it names.
+    pub fn config(message: impl ToString) -> Self {
+        Self::new(Blame::Config, message)
+    }
+
+    /// The host.
+    pub fn host(message: impl ToString) -> Self {
+        Self::new(Blame::Host, message)
+    }
+
+    /// Ourselves.
+    pub fn vmm(message: impl ToString) -> Self {
+        Self::new(Blame::Vmm, message)
+    }
+
+    /// Says it on standard error and gives the exit code.
+    pub fn report(&self) -> ExitCode {
+        eprintln!("minivmm: {}", self.message);
+        ExitCode::from(match self.blame {
+            Blame::Config => code::CONFIG,
+            Blame::Host => code::HOST,
+            Blame::Vmm => code::VMM,
+        })
+    }
+}
+
+impl From<minivmm_vmm::Error> for Failure {
+    fn from(error: minivmm_vmm::Error) -> Self {
+        Self::new(error.blame(), error)
+    }
+}
+
+/// The exit code of a VM's end.
+pub fn exit_code(end: &End) -> u8 {
+    match end {
+        End::PowerOff => code::POWER_OFF,
+        End::Reset => code::RESET,
+        End::TripleFault => code::TRIPLE_FAULT,
+        End::Killed => code::KILLED,
+        End::BackendLost { .. } => code::BACKEND_LOST,
+        End::Fault { .. } => code::VMM,
+    }
+}

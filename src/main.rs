@@ -1,0 +1,25 @@
+//! The launcher: `minivmm run`, `check`, `config`.
+//!
+//! * [`cli`]: the command line and its verbs
+//! * [`supervisor`]: the process that owns a VM's life: opens everything, starts virtiofsd and the VMM process
+//! * [`vmm_process`]: the process that runs the guest, with nothing but the descriptors it was given
+//! * [`protocol`]: what the two say to each other
+
+mod cli;
+mod failure;
+mod protocol;
+mod supervisor;
+mod vmm_process;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Started by the supervisor under this name; no user can ask for it by accident.
+    if std::env::args_os()
+        .next()
+        .is_some_and(|name| name == vmm_process::NAME)
+    {
+        return vmm_process::main();
+    }
+    cli::main()
+}

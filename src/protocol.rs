@@ -1,0 +1,201 @@
+//! What the supervisor and the VMM process say to each other: one JSON text a message on a SOCK_SEQPACKET
+//! pair, the first with the descriptors that the VMM works on.
+//!
+//! The VMM is distrusted once its guest runs: the supervisor takes only [`FromVmm`] from it, bounded in
+//! size, and never a descriptor.
+
+use std::{
+    io::{self, IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+};
+
+use minivmm_vmm::{Blame, End, VmConfig};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// Bytes of a message at most; a configuration within its limits stays far below.
+const MAX_MESSAGE: usize = 128 * 1024;
+/// Descriptors of a message at most: five of the machine, eight taps, eight shares.
+const MAX_FDS: usize = 32;
+
+/// What a descriptor of [`ToVmm::Start`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// `/dev/kvm`.
+    Kvm,
+    /// The kernel image.
+    Kernel,
+    /// The initial RAM disk.
+    Initrd,
+    /// `/dev/urandom`.
+    Entropy,
+    /// Where the guest's console goes.
+    Console,
+    /// A tap; in the order of the interfaces.
+    Tap,
+    /// A connection to virtiofsd; in the order of the shares.
+    Share,
+}
+
+/// From the supervisor to the VMM.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToVmm {
+    /// The VM to run; comes first and once, with a descriptor for each role.
+    Start {
+        /// What the machine is.
+        config: Box<VmConfig>,
+        /// What the descriptors are.
+        roles: Vec<Role>,
+    },
+    /// Press the power button.
+    PowerButton,
+    /// End the VM without the guest's doing.
+    Kill,
+}
+
+/// From the VMM to the supervisor.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromVmm {
+    /// Every vCPU thread runs.
+    Running,
+    /// The VM could not be started.
+    Failed {
+        /// Whose matter it is.
+        blame: Blame,
+        /// For a person.
+        message: String,
+    },
+    /// The VM ended; the last message.
+    Ended(End),
+}
+
+/// One end of the connection.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+impl Channel {
+    /// Two connected ends, both closed on exec.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        Ok((Self(ours), Self(theirs)))
+    }
+
+    /// An end that was inherited.
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Sends a message, with descriptors that the other end gets copies of.
+    ///
+    /// Fails at once if the other end takes nothing: neither process ever waits for the other.
+    pub fn send(&self, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let text = serde_json::to_vec(message)?;
+        if text.len() > MAX_MESSAGE || fds.len() > MAX_FDS {
+            return Err(io::Error::other("a message is too large"));
+        }
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(io::Error::other("a message has too many descriptors"));
+        }
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let sent = sendmsg(&self.0, &[IoSlice::new(&text)], &mut control, flags)?;
+        if sent != text.len() {
+            return Err(io::Error::other("a message was cut short"));
+        }
+        Ok(())
+    }
+
+    /// Waits for the next message; `None` when the other end is gone.
+    pub fn receive<M: DeserializeOwned>(&self) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
+        let mut text = vec![0; MAX_MESSAGE];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = loop {
+            let mut parts = [IoSliceMut::new(&mut text)];
+            match recvmsg(&self.0, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+                Err(rustix::io::Errno::INTR) => {}
+                // The other end died with a message of ours unread.
+                Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+                done => break done?,
+            }
+        };
+        let mut fds = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                fds.extend(rights);
+            }
+        }
+        if received.bytes == 0 {
+            return Ok(None);
+        }
+        let text = text
+            .get(..received.bytes)
+            .ok_or_else(|| io::Error::other("a message is too large"))?;
+        Ok(Some((serde_json::from_slice(text)?, fds)))
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Channel {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_message_arrives_with_its_descriptors() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        ours.send(&ToVmm::PowerButton, &[null.as_fd(), null.as_fd()])
+            .unwrap();
+        ours.send(&ToVmm::Kill, &[]).unwrap();
+        let (message, fds) = theirs.receive::<ToVmm>().unwrap().unwrap();
+        assert!(matches!(message, ToVmm::PowerButton));
+        assert_eq!(fds.len(), 2);
+        let (message, fds) = theirs.receive::<ToVmm>().unwrap().unwrap();
+        assert!(matches!(message, ToVmm::Kill) && fds.is_empty());
+        drop(ours);
+        assert!(theirs.receive::<ToVmm>().unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_no_message_is_an_error_and_not_a_panic() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        for bytes in [&b"{"[..], b"\"Running\"x", b"\xff\xfe", b"{\"Ended\":7}"] {
+            rustix::net::send(&theirs, bytes, SendFlags::empty()).unwrap();
+            assert!(ours.receive::<FromVmm>().is_err());
+        }
+        theirs.send(&FromVmm::Running, &[]).unwrap();
+        assert!(matches!(
+            ours.receive().unwrap(),
+            Some((FromVmm::Running, _))
+        ));
+    }
+
+    #[test]
+    fn a_full_connection_fails_instead_of_waiting() {
+        let (ours, _theirs) = Channel::pair().unwrap();
+        let failed = (0..100_000).find_map(|_| ours.send(&ToVmm::Kill, &[]).err());
+        assert_eq!(failed.unwrap().kind(), io::ErrorKind::WouldBlock);
+    }
+}

@@ -1,0 +1,104 @@
+//! Starts the VMM process: this same program, in a PID namespace of its own, with the channel as its only
+//! descriptor beside the standard ones.
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::{CStr, CString, c_char},
+    fs::File,
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    ptr,
+};
+
+use crate::{protocol::Channel, vmm_process};
+
+/// The VMM process.
+#[derive(Debug)]
+pub struct Child {
+    /// Refers to the process; readable once it has ended.
+    pub pidfd: OwnedFd,
+}
+
+/// `struct clone_args` (clone3(2)) as of its first version.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+}
+
+/// Starts the VMM process with `channel` as its end of the connection.
+///
+/// The process is killed by the kernel when the calling thread ends, so this is called on the
+/// supervisor's main thread. An ordinary user may make a PID namespace only inside a user namespace, so
+/// theirs has both; no id is mapped in it, because the VMM uses descriptors alone.
+pub fn spawn(channel: Channel, log_level: &str) -> io::Result<Child> {
+    // Everything that allocates happens before the child exists: it may only make system calls.
+    let program = File::open("/proc/self/exe")?;
+    let name = CString::new(vmm_process::NAME)?;
+    let log = CString::new(format!("{}={log_level}", vmm_process::LOG_LEVEL))?;
+    let argv = [name.as_ptr(), ptr::null()];
+    let envp = [log.as_ptr(), ptr::null()];
+
+    let mut flags = libc::CLONE_PIDFD | libc::CLONE_NEWPID;
+    if !rustix::process::geteuid().is_root() {
+        flags |= libc::CLONE_NEWUSER;
+    }
+    let mut pidfd: i32 = -1;
+    let mut args = CloneArgs {
+        flags: flags as u64,
+        pidfd: &raw mut pidfd as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..Default::default()
+    };
+    // SAFETY: without CLONE_VM this is a fork: the child has a copy of everything, and does nothing there
+    // but the system calls of `run_child`, none of which allocates or takes a lock. `args` outlives the call.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
+    match pid {
+        0 => run_child(&program, &channel, &argv, &envp),
+        pid if pid > 0 => Ok(Child {
+            // SAFETY: the kernel has just put a new descriptor of ours there.
+            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
+        }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// In the child: becomes the VMM.
+fn run_child(
+    program: &File,
+    channel: &Channel,
+    argv: &[*const c_char; 2],
+    envp: &[*const c_char; 2],
+) -> ! {
+    const EMPTY: &CStr = c"";
+    let target = vmm_process::CHANNEL_FD;
+    // SAFETY: system calls on descriptors and arrays that the parent made ready. A parent that dies before
+    // the first call is seen by the end of the channel. The new session keeps the terminal's Ctrl-C from
+    // this process: the supervisor alone decides what it means. dup3 leaves its target open on exec, and
+    // refuses equal numbers, where the flag is taken away instead.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        libc::setsid();
+        if channel.as_raw_fd() == target {
+            libc::fcntl(target, libc::F_SETFD, 0);
+        } else {
+            libc::dup3(channel.as_raw_fd(), target, 0);
+        }
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            EMPTY.as_ptr(),
+            argv.as_ptr(),
+            envp.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        );
+        libc::_exit(127)
+    }
+}

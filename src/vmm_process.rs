@@ -1,0 +1,130 @@
+//! The VMM process: runs the guest on the descriptors that the supervisor sent, and opens nothing itself.
+
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, FromRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    process::ExitCode,
+};
+
+use minivmm_net::Tap;
+use minivmm_vmm::{Blame, Handle, Resources, Vm, VmConfig};
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::{
+    cli, failure,
+    protocol::{Channel, FromVmm, Role, ToVmm},
+};
+
+/// The name (argument 0) that makes this program a VMM process.
+pub const NAME: &str = "minivmm-vmm";
+/// The descriptor on which it finds the supervisor.
+pub const CHANNEL_FD: i32 = 3;
+/// The environment variable that carries the level of the log.
+pub const LOG_LEVEL: &str = "MINIVMM_LOG";
+
+/// Runs one VM. Its exit code matters only where no message could be sent any more.
+pub fn main() -> ExitCode {
+    cli::init_log(&std::env::var(LOG_LEVEL).unwrap_or_default());
+    let channel = inherited_channel();
+    match serve(&channel) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("the supervisor is gone: {error}");
+            ExitCode::from(failure::code::VMM)
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn inherited_channel() -> Channel {
+    // SAFETY: the supervisor starts this process with the channel at this number, and nothing else in
+    // this process has opened anything yet. If it is not open, the first receive says so.
+    Channel::from_fd(unsafe { OwnedFd::from_raw_fd(CHANNEL_FD) })
+}
+
+fn serve(channel: &Channel) -> io::Result<()> {
+    let Some((message, fds)) = channel.receive::<ToVmm>()? else {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    };
+    let ToVmm::Start { config, roles } = message else {
+        return Err(io::Error::other("the first message was not a start"));
+    };
+    let started = resources(roles, fds)
+        .and_then(|resources| start(&config, resources).map_err(|e| (e.blame(), e.to_string())));
+    let handle = match started {
+        Ok(handle) => handle,
+        Err((blame, message)) => return channel.send(&FromVmm::Failed { blame, message }, &[]),
+    };
+    channel.send(&FromVmm::Running, &[])?;
+    obey(channel, &handle);
+    channel.send(&FromVmm::Ended(handle.wait()), &[])
+}
+
+fn start(config: &VmConfig, resources: Resources) -> Result<Handle, minivmm_vmm::Error> {
+    Vm::new(config, resources)?.start()
+}
+
+/// Does what the supervisor says until the VM has ended.
+fn obey(channel: &Channel, handle: &Handle) {
+    loop {
+        let ended = handle.ended().as_fd();
+        let mut fds = [
+            PollFd::new(channel, PollFlags::IN),
+            PollFd::new(&ended, PollFlags::IN),
+        ];
+        if poll(&mut fds, None).is_err() {
+            continue; // interrupted
+        }
+        let (message, end) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+        if end {
+            return;
+        }
+        if message {
+            match channel.receive::<ToVmm>() {
+                Ok(Some((ToVmm::PowerButton, _))) => handle.press_power_button(),
+                Ok(Some((ToVmm::Kill, _))) => handle.kill(),
+                Ok(Some((ToVmm::Start { .. }, _))) => tracing::error!("started twice"),
+                Ok(None) | Err(_) => {
+                    // Nobody is left who owns this VM.
+                    tracing::error!("the supervisor is gone");
+                    handle.kill();
+                }
+            }
+        }
+    }
+}
+
+/// Sorts the descriptors by what they are.
+fn resources(roles: Vec<Role>, fds: Vec<OwnedFd>) -> Result<Resources, (Blame, String)> {
+    let wrong = |what: &str| (Blame::Vmm, format!("the start message lacks {what}"));
+    if roles.len() != fds.len() {
+        return Err(wrong("descriptors"));
+    }
+    let (mut kvm, mut kernel, mut initrd) = (None, None, None);
+    let (mut entropy, mut console) = (None, None);
+    let (mut taps, mut shares) = (Vec::new(), Vec::new());
+    for (role, fd) in roles.into_iter().zip(fds) {
+        match role {
+            Role::Kvm => kvm = Some(fd),
+            Role::Kernel => kernel = Some(File::from(fd)),
+            Role::Initrd => initrd = Some(File::from(fd)),
+            Role::Entropy => entropy = Some(File::from(fd)),
+            Role::Console => console = Some(File::from(fd)),
+            Role::Tap => taps.push(Tap::from_fd(fd).map_err(|e| (Blame::Vmm, e.to_string()))?),
+            Role::Share => shares.push(UnixStream::from(fd)),
+        }
+    }
+    Ok(Resources {
+        kvm: kvm.ok_or_else(|| wrong("KVM"))?,
+        kernel: kernel.ok_or_else(|| wrong("a kernel"))?,
+        initrd,
+        entropy: entropy.ok_or_else(|| wrong("a source of entropy"))?,
+        taps,
+        shares,
+        console: Box::new(console.ok_or_else(|| wrong("a console"))?),
+    })
+}
