@@ -1,0 +1,21 @@
+# What each verb does is in xtask/; `cargo xtask help` says more.
+
+.PHONY: help demo test lint lab guest tools clean-lab
+
+help:
+	@echo 'make demo        run examples/adguard.toml and show what it does'
+	@echo 'make test        run all tests, those that boot guests where KVM is able'
+	@echo 'make lint        check formatting, warnings and scripts'
+	@echo "make lab CMD='…' run a shell command where KVM is able: here, or in the lab"
+	@echo 'make guest       make the guest of the tests and the demo'
+	@echo 'make tools       install what the other verbs need'
+	@echo 'make clean-lab   remove what the lab, the guests and the tools keep in target/lab'
+
+demo test lint guest tools clean-lab:
+	@cargo xtask $@
+
+lab:
+	@cargo xtask lab -- sh -c "$$LAB_CMD"
+
+# As it was given: make would expand a dollar sign in it.
+export LAB_CMD := $(value CMD)

@@ -1,0 +1,123 @@
+# What init and test-init share, for busybox sh. The kernel starts either as PID 1, with the console as output.
+
+say() {
+    echo "minivmm-guest: $*"
+}
+
+set_up() {
+    mount -t proc -o nosuid,nodev,noexec proc /proc
+    mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
+    mount -t devtmpfs -o nosuid,noexec devtmpfs /dev
+    mount -t tmpfs -o nosuid,nodev,noexec,mode=0755,size=10% tmpfs /run
+    mount -t tmpfs -o nosuid,nodev,noexec,mode=1777,size=10% tmpfs /tmp
+    load_modules
+    ip link set lo up
+    obey_command_line
+    harden
+}
+
+load_modules() {
+    local module
+    while read -r module; do
+        insmod "/modules/$module" || say "cannot load $module"
+    done </modules/order
+}
+
+# What minivmm tells a guest, in the words that the kernel and systemd have for it.
+obey_command_line() {
+    local word
+    configured=0
+    set -f
+    for word in $(cat /proc/cmdline); do
+        case $word in
+        ip=*) configure_interface "${word#ip=}" ;;
+        systemd.mount-extra=*) mount_share "${word#systemd.mount-extra=}" ;;
+        esac
+    done
+    set +f
+}
+
+# CLIENT:SERVER:GATEWAY:NETMASK:HOSTNAME:DEVICE:AUTOCONF[:DNS0[:DNS1]], as in the kernel's
+# Documentation/admin-guide/nfs/nfsroot.rst; as with systemd, NETMASK may be the length of the prefix. Without a DEVICE
+# the first one is meant, then the second, and so on.
+configure_interface() {
+    local IFS=: tries=100 server
+    set -- $1
+    IFS=' '
+    local address=$1 gateway=$3 netmask=$4 name=$5 device=${6:-eth$configured} method=$7
+    configured=$((configured + 1))
+    case $address-$method in
+    [0-9]*.*.*.*-off | [0-9]*.*.*.*-none | [0-9]*.*.*.*-) ;;
+    *)
+        say "ip=$*: only a fixed IPv4 address is understood"
+        return
+        ;;
+    esac
+    until [ -e "/sys/class/net/$device" ]; do
+        tries=$((tries - 1))
+        if [ $tries = 0 ]; then
+            say "there is no interface $device for the address $address"
+            return
+        fi
+        usleep 50000
+    done
+    ifconfig "$device" "$address" netmask "$(dotted "${netmask:-24}")" up || say "cannot give $device the address $address"
+    if [ -n "$gateway" ]; then
+        ip route add default via "$gateway" dev "$device" || say "cannot reach the gateway $gateway"
+    fi
+    if [ -n "$name" ]; then
+        hostname "$name"
+    fi
+    for server in $8 $9; do
+        echo "nameserver $server" >>/etc/resolv.conf
+    done
+}
+
+# A netmask in dotted form, from that or from the length of a prefix.
+dotted() {
+    case $1 in
+    *.*) echo "$1" ;;
+    *)
+        local mask=$((0xffffffff << (32 - $1)))
+        echo "$((mask >> 24 & 255)).$((mask >> 16 & 255)).$((mask >> 8 & 255)).$((mask & 255))"
+        ;;
+    esac
+}
+
+# WHAT:WHERE[:TYPE[:OPTIONS]], as in systemd-fstab-generator(8).
+mount_share() {
+    local IFS=:
+    set -- $1
+    mkdir -p "$2"
+    if mount -t "${3:-virtiofs}" -o "nosuid,nodev${4:+,$4}" "$1" "$2"; then
+        shares="$2 $shares"
+    else
+        say "cannot mount $1 on $2"
+    fi
+}
+
+harden() {
+    sysctl -e -q -p /etc/sysctl.conf >/dev/null
+    ulimit -c 0
+    mount -o remount,ro rootfs / || say "the root stays writable"
+}
+
+# For images whose data is on a share.
+need_data() {
+    if ! grep -q ' /data ' /proc/mounts; then
+        say "there is no share on /data: what is written there is lost with the power"
+        mount -t tmpfs -o nosuid,nodev,mode=0755 tmpfs /data
+    fi
+}
+
+# Ends what still runs, gives the shares back to the host, and ends the machine: `leave poweroff` or `leave reboot`.
+leave() {
+    local share
+    kill -KILL -1 2>/dev/null
+    wait
+    sync
+    for share in $shares; do
+        umount "$share" || say "$share is still in use"
+    done
+    "$1" -f
+}

@@ -1,0 +1,172 @@
+//! Runs a command where KVM is able: here if `minivmm check` finds it so, else in *the lab*, a Debian kernel with
+//! kvm-amd under QEMU's software CPU, over this machine's files.
+//!
+//! In the lab the command finds this machine's programs, files and checkout, and may write anywhere: what it writes
+//! stays in the lab's RAM and is gone afterwards. `/scratch` (`MINIVMM_SCRATCH`) is an ext4 disk that is new for each
+//! run, and `/out` leads back to the directory given as `--out`. Standard output and error come as one stream.
+
+mod console;
+mod l1;
+mod machine;
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::command::{Tied, exit_code, not_started, program, tie};
+use crate::workspace;
+
+/// The exit code when the lab could not say how the command ended.
+pub const NO_OUTCOME: u8 = 125;
+
+/// A command for the lab.
+#[derive(Debug)]
+pub struct Job {
+    /// The program and its arguments.
+    pub command: Vec<OsString>,
+    /// Variables set for it, besides PATH, HOME, and this process's own `MINIVMM_…`.
+    pub environment: Vec<(String, OsString)>,
+    /// Whether the lab is taken even where KVM here is able.
+    pub force_lab: bool,
+    /// The scratch disk's size in MiB.
+    pub disk: u64,
+    /// A directory of this machine that the lab may write to, as `/out`.
+    pub out: Option<PathBuf>,
+    /// How long the lab may run.
+    pub timeout: Duration,
+}
+
+impl Job {
+    /// A job with the defaults of `cargo xtask lab`.
+    pub fn new(command: Vec<OsString>) -> Self {
+        Self {
+            command,
+            environment: Vec::new(),
+            force_lab: false,
+            disk: 8192,
+            out: None,
+            timeout: Duration::from_secs(20 * 60),
+        }
+    }
+}
+
+/// Where a job can run.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    Here,
+    Lab { reason: String },
+}
+
+/// Runs `job`, says on standard error where, passes its output on, and also to `tee`. Returns its exit code.
+pub fn run(job: &Job, tee: Option<&mut dyn Write>) -> Result<u8> {
+    let place = if job.force_lab {
+        Place::Lab {
+            reason: "--force-lab".to_owned(),
+        }
+    } else {
+        place()?
+    };
+    match place {
+        Place::Here => {
+            eprintln!("lab: KVM here is able, running directly");
+            run_here(job, tee)
+        }
+        Place::Lab { reason } => {
+            eprintln!("lab: KVM here is not able ({reason}), running under QEMU's software CPU");
+            machine::run(job, tee)
+        }
+    }
+}
+
+/// Asks `minivmm check`.
+fn place() -> Result<Place> {
+    let minivmm = workspace::minivmm();
+    if !minivmm.exists() {
+        let reason = format!("{} is not built yet", minivmm.display());
+        return Ok(Place::Lab { reason });
+    }
+    let mut check = program(&minivmm);
+    let output = check
+        .arg("check")
+        .output()
+        .with_context(|| not_started(&check))?;
+    if output.status.success() {
+        return Ok(Place::Here);
+    }
+    // It ends with the obstacle, on standard error if it could not even look.
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    let reason = match said.lines().rfind(|line| !line.trim().is_empty()) {
+        Some(line) => line.trim_start_matches("KVM is not able here: ").to_owned(),
+        None => format!("minivmm check: {}", output.status),
+    };
+    Ok(Place::Lab { reason })
+}
+
+fn run_here(job: &Job, tee: Option<&mut dyn Write>) -> Result<u8> {
+    let [name, arguments @ ..] = job.command.as_slice() else {
+        anyhow::bail!("no command was given");
+    };
+    let cache = workspace::cache();
+    let scratch = fs::create_dir_all(&cache)
+        .and_then(|()| {
+            tempfile::Builder::new()
+                .prefix("scratch-")
+                .tempdir_in(&cache)
+        })
+        .context("cannot make a scratch directory")?;
+    let mut command = program(name);
+    command
+        .args(arguments)
+        .env("MINIVMM_SCRATCH", scratch.path())
+        .envs(job.environment.iter().map(|(name, value)| (name, value)));
+    if let Some(out) = &job.out {
+        command.env("MINIVMM_OUT", out);
+    }
+    if tee.is_some() {
+        command.stdout(Stdio::piped());
+    }
+    let mut child = match tie(&mut command).spawn() {
+        Ok(child) => Tied(child),
+        Err(error) => {
+            eprintln!("lab: cannot run {}: {error}", name.display());
+            return Ok(127);
+        }
+    };
+    if let (Some(tee), Some(mut output)) = (tee, child.0.stdout.take()) {
+        io::copy(&mut output, &mut Both(tee))?;
+    }
+    Ok(exit_code(child.0.wait()?))
+}
+
+/// Standard output and one more.
+struct Both<'a>(&'a mut dyn Write);
+
+impl Write for Both<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes)?;
+        stdout.flush()?;
+        self.0.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Rows and columns, if standard output is a terminal.
+fn terminal_size() -> Option<(u16, u16)> {
+    let stdout = io::stdout();
+    if !stdout.is_terminal() {
+        return None;
+    }
+    let size = rustix::termios::tcgetwinsize(&stdout).ok()?;
+    Some((size.ws_row, size.ws_col))
+}

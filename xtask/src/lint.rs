@@ -1,0 +1,32 @@
+//! What can be said of the code without running it.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::command::{cargo, program, run};
+use crate::workspace;
+
+/// Scripts, and the shell that reads them.
+const SCRIPTS: [(&str, &str); 7] = [
+    ("sh", "guest/dns/init"),
+    ("sh", "guest/dns/test-init"),
+    ("sh", "guest/dns/lib.sh"),
+    ("sh", "guest/dns/power-button"),
+    ("sh", "xtask/lab/init"),
+    ("sh", "xtask/lab/session"),
+    ("bash", ".ci/run"),
+];
+
+/// Checks the format, clippy's warnings, and that every script can be read.
+pub fn run_all() -> Result<()> {
+    run(cargo().args(["fmt", "--all", "--check"]))?;
+    run(cargo()
+        .args(["clippy", "--workspace", "--all-targets", "--locked"])
+        .args(["--", "-D", "warnings"]))?;
+    for (shell, script) in SCRIPTS {
+        let script: &Path = &workspace::root().join(script);
+        run(program(shell).arg("-n").arg(script))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! What the Makefile's verbs do. `cargo xtask help` lists them.
+
+mod busybox;
+mod cache;
+mod command;
+mod cpio;
+mod debian;
+mod demo;
+mod guest;
+mod kernel;
+mod lab;
+mod lint;
+mod progress;
+mod test;
+mod tools;
+mod workspace;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "What the Makefile's verbs do",
+    subcommand_required = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make the guest that the tests and the demo boot, and print where it is
+    Guest,
+    /// Install what the tests and the demo need
+    Tools,
+    /// Run examples/adguard.toml and show what it does
+    Demo,
+    /// The part of the demo that runs where KVM is able
+    #[command(hide = true)]
+    DemoInside,
+    /// Run all tests, those that boot guests where KVM is able
+    Test,
+    /// Check formatting, warnings and scripts
+    Lint,
+    /// Remove what the lab, the guests and the tools keep
+    CleanLab,
+    /// Run a command where KVM is able: here, or in the lab
+    Lab(Lab),
+}
+
+#[derive(Debug, Args)]
+struct Lab {
+    /// Take the lab even where KVM here is able
+    #[arg(long)]
+    force_lab: bool,
+    /// Size of the disk on /scratch in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 8192)]
+    disk: u64,
+    /// A directory that the command may write to as /out
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Minutes after which the lab is ended
+    #[arg(long, value_name = "MINUTES", default_value_t = 20)]
+    timeout: u64,
+    /// The command
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Guest => guest::dns().map(|directory| {
+            println!("{}", directory.display());
+            0
+        }),
+        Verb::Tools => tools::packages()
+            .and_then(|()| tools::virtiofsd())
+            .map(|_| 0),
+        Verb::Demo => demo::run(),
+        Verb::DemoInside => demo::run_inside(),
+        Verb::Test => test::run(),
+        Verb::Lint => lint::run_all().map(|()| 0),
+        Verb::CleanLab => cache::clear().map(|()| 0),
+        Verb::Lab(lab) => lab::run(&lab.into(), None),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl From<Lab> for lab::Job {
+    fn from(lab: Lab) -> Self {
+        Self {
+            force_lab: lab.force_lab,
+            disk: lab.disk,
+            out: lab.out,
+            timeout: Duration::from_secs(lab.timeout * 60),
+            ..Self::new(lab.command)
+        }
+    }
+}

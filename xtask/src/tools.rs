@@ -1,0 +1,124 @@
+//! Programs that the tests and the demo need beside Rust: Debian packages, and virtiofsd from crates.io.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::{capture, cargo, is_root, program, quiet_in_a_pipe, run};
+use crate::{debian, workspace};
+
+/// Debian packages, and what they are for.
+const PACKAGES: [(&str, &str); 10] = [
+    ("qemu-system-x86", "the lab"),
+    ("e2fsprogs", "the lab's scratch disk"),
+    ("kmod", "which module needs which"),
+    ("xz-utils", "kernels with modules in .ko.xz"),
+    ("zstd", "kernels with modules in .ko.zst"),
+    ("iproute2", "network namespaces and taps"),
+    ("bind9-dnsutils", "dig"),
+    ("acpica-tools", "iasl reads the ACPI tables in tests"),
+    ("libcap-ng-dev", "building virtiofsd"),
+    ("libseccomp-dev", "building virtiofsd"),
+];
+
+/// Debian 12 has only the older one that was part of QEMU.
+const VIRTIOFSD_VERSION: &str = "1.14.0";
+
+/// Installs the Debian packages that are missing.
+pub fn packages() -> Result<()> {
+    let missing = missing()?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !is_root() {
+        let what: Vec<_> = missing
+            .iter()
+            .map(|(name, purpose)| format!("{name} ({purpose})"))
+            .collect();
+        let names: Vec<_> = missing.iter().map(|(name, _)| *name).collect();
+        bail!(
+            "these Debian packages are missing: {}; run\n  sudo apt-get install --no-install-recommends {}",
+            what.join(", "),
+            names.join(" ")
+        );
+    }
+    let install = || {
+        let mut install = program("apt-get");
+        install
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .args(["--quiet", "--yes", "--no-install-recommends", "install"])
+            .args(missing.iter().map(|(name, _)| name));
+        capture(&mut install).map(drop)
+    };
+    if !has_lists() {
+        debian::update_lists()?;
+    } else if install().is_ok() {
+        return Ok(());
+    } else {
+        // The lists may be older than the last security update, which took the packages that they name away.
+        debian::update_lists()?;
+    }
+    install()
+}
+
+fn missing() -> Result<Vec<(&'static str, &'static str)>> {
+    let mut query = program("dpkg-query");
+    query
+        .args(["--show", "--showformat=${Package} ${db:Status-Status}\n"])
+        .args(PACKAGES.map(|(name, _)| name));
+    // It fails if it does not know one of the names, and prints the others all the same.
+    let output = query
+        .output()
+        .context("cannot run dpkg-query: is this Debian?")?;
+    let known = String::from_utf8_lossy(&output.stdout);
+    let is_installed = |name: &str| {
+        known
+            .lines()
+            .any(|line| line.split_once(' ') == Some((name, "installed")))
+    };
+    Ok(PACKAGES
+        .into_iter()
+        .filter(|(name, _)| !is_installed(name))
+        .collect())
+}
+
+/// Whether apt has any package lists: images for containers come without.
+fn has_lists() -> bool {
+    fs::read_dir("/var/lib/apt/lists").is_ok_and(|mut entries| {
+        entries.any(|entry| {
+            entry.is_ok_and(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
+        })
+    })
+}
+
+/// The path of virtiofsd, built if it is not there.
+pub fn virtiofsd() -> Result<PathBuf> {
+    let tools = workspace::cache().join("tools");
+    let root = tools.join(format!("virtiofsd-{VIRTIOFSD_VERSION}"));
+    let virtiofsd = root.join("bin/virtiofsd");
+    if virtiofsd.exists() {
+        return Ok(virtiofsd);
+    }
+    // Kept until it is done, so that an interrupted build goes on where it was.
+    let build = tools.join("build");
+    let mut install = cargo();
+    install
+        .env("CARGO_TARGET_DIR", &build)
+        .args(["install", "--locked", "virtiofsd"])
+        .args(["--version", VIRTIOFSD_VERSION, "--root"])
+        .arg(&root);
+    run(quiet_in_a_pipe(&mut install))?;
+    remove_all_but(&tools, &root)?;
+    Ok(virtiofsd)
+}
+
+fn remove_all_but(directory: &Path, kept: &Path) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path != kept {
+            fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
+}
