@@ -1,0 +1,225 @@
+//! Bad input: one line that names the thing and says what to do, an exit code, and nothing left behind.
+
+use std::{fs, process::Command};
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    Test,
+    network::Network,
+    vm::{self, Vm},
+};
+
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "errors::an_unknown_key_is_named_with_its_line_and_the_nearest_right_key",
+        run: || {
+            let output = broken(|c| c.replace("vcpu = 1", "vcpus = 1"))?;
+            output.says(
+                78,
+                &["test.toml: line 2:", "`vcpus`", "did you mean `vcpu`?"],
+            )
+        },
+    },
+    Test {
+        name: "errors::a_wrong_type_is_named_with_its_line",
+        run: || {
+            let output = broken(|c| c.replace("mem = 256", "mem = \"much\""))?;
+            output.says(78, &["test.toml: line 3: mem:", "expected u32"])
+        },
+    },
+    Test {
+        name: "errors::a_missing_kernel_is_named",
+        run: || {
+            let output = broken(|c| c.replace("/vmlinuz", "/no-such-kernel"))?;
+            output.says(78, &["kernel.path:", "/no-such-kernel", "No such file"])
+        },
+    },
+    Test {
+        name: "errors::a_foreign_kernel_image_is_named",
+        run: foreign_kernels,
+    },
+    Test {
+        name: "errors::a_missing_tap_is_named_with_the_command_that_makes_it",
+        run: || {
+            let output =
+                broken(|c| format!("{c}{}", Network::toml().replace("vm0", "no-such-tap")))?;
+            output.says(78, &["`no-such-tap` does not exist", "ip tuntap add"])
+        },
+    },
+    Test {
+        name: "errors::a_busy_tap_is_named",
+        run: busy_tap,
+    },
+    Test {
+        name: "errors::a_missing_share_source_is_named",
+        run: || {
+            let output = broken(|c| c.replace("source = \"data\"", "source = \"no-such-dir\""))?;
+            output.says(78, &["`test-data`", "no-such-dir"])
+        },
+    },
+    Test {
+        name: "errors::a_missing_virtiofsd_says_how_to_get_one",
+        run: || {
+            let output = with("MINIVMM_VIRTIOFSD", "/no-such-virtiofsd")?;
+            output.says(69, &["/no-such-virtiofsd"])
+        },
+    },
+    Test {
+        name: "errors::a_missing_dev_kvm_says_what_to_do",
+        run: || {
+            no_kvm(
+                "umount /dev/kvm; rm -f /dev/kvm;",
+                "load the module kvm_amd or kvm_intel",
+            )
+        },
+    },
+    Test {
+        name: "errors::a_dev_kvm_without_permission_says_what_to_do",
+        run: forbidden_kvm,
+    },
+];
+
+/// What `minivmm run` said before it ended.
+struct Output {
+    code: Option<i32>,
+    stderr: String,
+    left: Result<()>,
+}
+
+impl Output {
+    /// The exit code, one line with all of `words`, and nothing left behind.
+    fn says(self, code: i32, words: &[&str]) -> Result<()> {
+        let stderr = self.stderr;
+        ensure!(
+            self.code == Some(code),
+            "exit code {:?}: {stderr}",
+            self.code
+        );
+        ensure!(
+            stderr.trim_end().lines().count() == 1,
+            "not one line: {stderr}"
+        );
+        ensure!(stderr.starts_with("minivmm: "), "{stderr}");
+        for word in words {
+            ensure!(stderr.contains(word), "no `{word}` in: {stderr}");
+        }
+        self.left
+    }
+}
+
+/// Runs a configuration that was changed by `change`.
+fn broken(change: impl FnOnce(String) -> String) -> Result<Output> {
+    let vm = Vm::new()?;
+    fs::write(vm.directory().join("test.toml"), change(vm.config()?))?;
+    attempt(
+        &vm,
+        Command::new(vm::program()).args(["run", "-c", "test.toml"]),
+    )
+}
+
+fn attempt(vm: &Vm, command: &mut Command) -> Result<Output> {
+    let output = command.current_dir(vm.directory()).output()?;
+    Ok(Output {
+        code: output.status.code(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        left: vm.nothing_left(),
+    })
+}
+
+fn with(variable: &str, value: &str) -> Result<Output> {
+    let vm = Vm::new()?;
+    fs::write(vm.directory().join("test.toml"), vm.config()?)?;
+    let mut command = Command::new(vm::program());
+    attempt(
+        &vm,
+        command
+            .args(["run", "-c", "test.toml"])
+            .env(variable, value),
+    )
+}
+
+fn foreign_kernels() -> Result<()> {
+    let program = fs::read(vm::program())?;
+    let images: [(&str, &[u8]); 4] = [
+        ("empty", b""),
+        ("text", b"#!/bin/sh\necho I am no kernel\n"),
+        ("elf", &program[..8192]),
+        ("gzip", b"\x1f\x8b\x08\0\0\0\0\0\0\x03 and so on, and so on"),
+    ];
+    for (name, image) in images {
+        let vm = Vm::new()?;
+        fs::write(vm.directory().join("image"), image)?;
+        let config = vm.config()?;
+        let path = config
+            .lines()
+            .find(|line| line.starts_with("path = "))
+            .unwrap_or_default();
+        fs::write(
+            vm.directory().join("test.toml"),
+            config.replace(path, "path = \"image\""),
+        )?;
+        let output = attempt(
+            &vm,
+            Command::new(vm::program()).args(["run", "-c", "test.toml"]),
+        )?;
+        output
+            .says(78, &["kernel.path: image: "])
+            .map_err(|error| error.context(format!("image `{name}`")))?;
+    }
+    Ok(())
+}
+
+/// The tap is held by another program, as by a VM that runs already.
+fn busy_tap() -> Result<()> {
+    let network = Network::new("busy")?;
+    let vm = Vm::new()?.toml(&Network::toml());
+    fs::write(vm.directory().join("test.toml"), vm.config()?)?;
+    // The first holds the tap; the second finds it busy, says so and ends both.
+    let script = format!(
+        "ip netns exec {host} python3 -c '
+import fcntl, struct, subprocess, sys
+tun = open(\"/dev/net/tun\", \"r+b\", buffering=0)
+fcntl.ioctl(tun, 0x400454ca, struct.pack(\"16sH22x\", b\"vm0\", 0x5002))
+sys.exit(subprocess.run([\"{program}\", \"run\", \"-c\", \"test.toml\"]).returncode)
+'",
+        host = network.host,
+        program = vm::program().display()
+    );
+    let output = attempt(&vm, Command::new("sh").args(["-c", &script]))?;
+    output.says(78, &["`vm0`", "in use"])
+}
+
+/// Runs with another `/dev/kvm` than the host's, in a mount namespace of its own.
+fn no_kvm(prepare: &str, words: &str) -> Result<()> {
+    let vm = Vm::new()?;
+    fs::write(vm.directory().join("test.toml"), vm.config()?)?;
+    let script = format!(
+        "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9; \
+         {{ {prepare} }} 2>/dev/null; exec {} run -c test.toml",
+        vm::program().display()
+    );
+    let output = attempt(
+        &vm,
+        Command::new("unshare").args(["--mount", "sh", "-c", &script]),
+    )?;
+    output.says(69, &["/dev/kvm", words])
+}
+
+fn forbidden_kvm() -> Result<()> {
+    const NOBODY: u32 = 65534;
+    let vm = Vm::new()?.owned_by(NOBODY)?;
+    fs::write(vm.directory().join("test.toml"), vm.config()?)?;
+    let script = format!(
+        "mount -t tmpfs -o mode=0755 none /dev && mknod -m 666 /dev/null c 1 3 && \
+         mknod -m 666 /dev/urandom c 1 9 && mknod -m 600 /dev/kvm c 10 232 && \
+         MINIVMM_VIRTIOFSD={dir}/virtiofsd \
+         exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups {dir}/minivmm run -c test.toml",
+        dir = vm.directory().display()
+    );
+    let output = attempt(
+        &vm,
+        Command::new("unshare").args(["--mount", "sh", "-c", &script]),
+    )?;
+    output.says(69, &["/dev/kvm may not be opened", "group"])
+}

@@ -1,0 +1,77 @@
+//! Real guests on real KVM: `cargo xtask test` (`make test`) runs these where KVM is able, here or in the lab.
+//!
+//! Environment: `MINIVMM_GUEST` is the directory of the guest's `vmlinuz` and `initrd`, `MINIVMM_VIRTIOFSD`
+//! the virtiofsd, `MINIVMM_REQUIRE_KVM` makes a host that is not able a failure instead of a skip,
+//! `MINIVMM_SCRATCH` is a directory on a real file system.
+
+mod boot;
+mod dns;
+mod ends;
+mod errors;
+mod network;
+mod user;
+mod vm;
+
+use std::process::{Command, ExitCode};
+
+use libtest_mimic::{Arguments, Trial};
+
+/// A test by name; those that need no able KVM run everywhere.
+struct Test {
+    name: &'static str,
+    run: fn() -> anyhow::Result<()>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let obstacle = obstacle();
+    if let Some(obstacle) = &obstacle {
+        eprintln!("skipping all tests with guests: {obstacle}");
+        eprintln!("`make test` runs them in the lab");
+        if std::env::var_os("MINIVMM_REQUIRE_KVM").is_some() {
+            return ExitCode::FAILURE;
+        }
+    }
+    let guests = [boot::TESTS, dns::TESTS, ends::TESTS, user::TESTS].concat();
+    let mut trials: Vec<Trial> = guests
+        .into_iter()
+        .map(|test| trial(test).with_ignored_flag(obstacle.is_some()))
+        .collect();
+    trials.extend(errors::TESTS.iter().copied().map(trial));
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+impl Copy for Test {}
+impl Clone for Test {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+fn trial(test: Test) -> Trial {
+    Trial::test(test.name, move || {
+        (test.run)().map_err(|error| format!("{error:#}").into())
+    })
+}
+
+/// Why guests cannot run here.
+fn obstacle() -> Option<String> {
+    if std::env::var_os("MINIVMM_GUEST").is_none() {
+        return Some("MINIVMM_GUEST does not name a guest".to_owned());
+    }
+    let check = Command::new(vm::program()).arg("check").output();
+    match check {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => {
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8_lossy(&said);
+            Some(
+                said.lines()
+                    .last()
+                    .unwrap_or("`minivmm check` failed")
+                    .to_owned(),
+            )
+        }
+        Err(error) => Some(format!("`minivmm check` does not run: {error}")),
+    }
+}

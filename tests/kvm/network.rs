@@ -1,0 +1,102 @@
+//! Two network namespaces of a test's own: the host's, with a bridge and the VM's tap, and a client's.
+
+use anyhow::Result;
+
+use crate::vm;
+
+/// The guest's address.
+pub const GUEST: &str = "192.168.83.2";
+
+/// The namespaces; removed when this is dropped, and everything in them with them.
+pub struct Network {
+    /// Name of the host's namespace.
+    pub host: String,
+    /// Name of the client's namespace.
+    pub client: String,
+}
+
+impl Network {
+    /// A bridge with a tap `vm0` in the host's namespace and a veth from there to the client.
+    pub fn new(name: &str) -> Result<Self> {
+        let id = std::process::id();
+        let network = Self {
+            host: format!("mv-{name}-h{id}"),
+            client: format!("mv-{name}-c{id}"),
+        };
+        let (host, client) = (network.host.as_str(), network.client.as_str());
+        vm::run(["ip", "netns", "add", host])?;
+        vm::run(["ip", "netns", "add", client])?;
+        vm::run(["ip", "-n", host, "link", "add", "br0", "type", "bridge"])?;
+        vm::run([
+            "ip",
+            "-n",
+            host,
+            "addr",
+            "add",
+            "192.168.83.1/24",
+            "dev",
+            "br0",
+        ])?;
+        vm::run([
+            "ip", "-n", host, "tuntap", "add", "dev", "vm0", "mode", "tap",
+        ])?;
+        vm::run([
+            "ip", "-n", host, "link", "add", "veth0", "type", "veth", "peer", "name", "veth1",
+            "netns", client,
+        ])?;
+        for port in ["vm0", "veth0"] {
+            vm::run(["ip", "-n", host, "link", "set", port, "master", "br0", "up"])?;
+        }
+        vm::run(["ip", "-n", host, "link", "set", "br0", "up"])?;
+        vm::run([
+            "ip",
+            "-n",
+            client,
+            "addr",
+            "add",
+            "192.168.83.3/24",
+            "dev",
+            "veth1",
+        ])?;
+        vm::run(["ip", "-n", client, "link", "set", "veth1", "up"])?;
+        Ok(network)
+    }
+
+    /// The interface's part of a configuration.
+    pub fn toml() -> String {
+        format!(
+            "[[interfaces]]\ntype = \"tap\"\nid = \"vm0\"\nmac = \"02:00:00:00:00:01\"\naddress = \"{GUEST}/24\"\n"
+        )
+    }
+
+    /// Asks the guest's name server from the client's namespace, over UDP or TCP; the answers, one a line.
+    pub fn dig(&self, name: &str, tcp: bool) -> Result<String> {
+        let server = format!("@{GUEST}");
+        let transport = if tcp { "+tcp" } else { "+notcp" };
+        let answer = vm::run([
+            "ip",
+            "netns",
+            "exec",
+            &self.client,
+            "dig",
+            "+short",
+            "+time=10",
+            "+tries=3",
+            transport,
+            &server,
+            name,
+            "A",
+        ])?;
+        Ok(answer.trim().to_owned())
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for namespace in [&self.host, &self.client] {
+            if let Err(error) = vm::run(["ip", "netns", "del", namespace]) {
+                eprintln!("{error:#}");
+            }
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! An ordinary user runs a VM: the tap is theirs, /dev/kvm is theirs to open, and so are the files.
+
+use std::{fs, os::unix::fs::MetadataExt};
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    Test,
+    vm::{self, Vm},
+};
+
+pub const TESTS: &[Test] = &[Test {
+    name: "user::an_ordinary_user_runs_a_vm_and_owns_what_its_guest_writes",
+    run: ordinary_user,
+}];
+
+const USER: u32 = 4321;
+
+fn ordinary_user() -> Result<()> {
+    let vm = Vm::with_script(
+        "echo made by $(id -u) >/data/made\n\
+         echo read=$(cat /data/given)\n",
+    )?;
+    fs::write(vm.data().join("given"), "a gift\n")?;
+    let vm = vm.owned_by(USER)?;
+    let group = fs::metadata("/dev/kvm")?.gid().to_string();
+    let user = USER.to_string();
+    let vm = vm.by([
+        "setpriv",
+        "--reuid",
+        &user,
+        "--regid",
+        &user,
+        "--groups",
+        &group,
+        "--bounding-set=-all",
+        "--no-new-privs",
+    ]);
+    let (code, output) = vm.run()?;
+    ensure!(code == 0, "exit code {code}:\n{output}");
+    ensure!(vm::value(&output, "read=")? == "a gift", "{output}");
+    let made = fs::metadata(vm.data().join("made"))?;
+    ensure!(
+        made.uid() == USER,
+        "the guest's file belongs to {}",
+        made.uid()
+    );
+    Ok(())
+}
