@@ -11,6 +11,7 @@ mod errors;
 mod network;
 mod user;
 mod vm;
+mod watchdog;
 
 use std::process::{Command, ExitCode};
 
@@ -50,6 +51,7 @@ impl Clone for Test {
 
 fn trial(test: Test) -> Trial {
     Trial::test(test.name, move || {
+        let _watchdog = watchdog::start(test.name);
         (test.run)().map_err(|error| format!("{error:#}").into())
     })
 }

@@ -2,6 +2,7 @@
 
 mod tally;
 
+use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
@@ -37,7 +38,7 @@ pub fn run() -> Result<u8> {
     let mut complaints = Vec::new();
     let mut unit = TestOutput::default();
     for arguments in [unit_tests()?, vec!["--doc".to_owned()]] {
-        if !cargo_test(&arguments, &mut unit)? {
+        if !cargo_test(&arguments, &virtiofsd, &mut unit)? {
             complaints.push(format!("`cargo test {}` failed", arguments.join(" ")));
         }
     }
@@ -132,8 +133,8 @@ fn unit_tests() -> Result<Vec<String>> {
     Ok(arguments)
 }
 
-/// The names of the workspace's integration tests.
-fn integration_tests(metadata: &Value) -> impl Iterator<Item = &str> {
+/// The names of the workspace's integration tests, each once: cargo runs a name in all packages.
+fn integration_tests(metadata: &Value) -> BTreeSet<&str> {
     metadata["packages"]
         .as_array()
         .into_iter()
@@ -142,14 +143,16 @@ fn integration_tests(metadata: &Value) -> impl Iterator<Item = &str> {
         .flatten()
         .filter(|target| target["kind"][0] == "test")
         .filter_map(|target| target["name"].as_str())
+        .collect()
 }
 
 /// Runs `cargo test` over the workspace and passes its output on. Returns whether it was content.
-fn cargo_test(arguments: &[String], output: &mut TestOutput) -> Result<bool> {
+fn cargo_test(arguments: &[String], virtiofsd: &Path, output: &mut TestOutput) -> Result<bool> {
     let mut command = cargo();
     command
         .args(["test", "--workspace", "--no-fail-fast"])
         .args(arguments)
+        .env("MINIVMM_VIRTIOFSD", virtiofsd)
         .stdout(Stdio::piped());
     let mut cargo = Tied::start(&mut command)?;
     if let Some(mut stdout) = cargo.0.stdout.take() {
@@ -205,8 +208,11 @@ mod tests {
         let metadata = serde_json::json!({"packages": [
             {"targets": [{"kind": ["lib"], "name": "a"}, {"kind": ["test"], "name": "kvm"}]},
             {"targets": [{"kind": ["test"], "name": "wire"}]},
+            {"targets": [{"kind": ["test"], "name": "wire"}]},
         ]});
-        let names: Vec<_> = integration_tests(&metadata).collect();
-        assert_eq!(names, ["kvm", "wire"]);
+        assert_eq!(
+            integration_tests(&metadata),
+            BTreeSet::from(["kvm", "wire"])
+        );
     }
 }
