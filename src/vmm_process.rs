@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{AsFd, FromRawFd, OwnedFd},
+        fd::{FromRawFd, OwnedFd},
         unix::net::UnixStream,
     },
     process::ExitCode,
@@ -12,10 +12,14 @@ use std::{
 
 use minivmm_net::Tap;
 use minivmm_vmm::{Blame, Handle, Resources, Vm, VmConfig};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit},
+};
 
 use crate::{
-    cli, failure,
+    cli,
+    failure::{self, Failure},
     protocol::{Channel, FromVmm, Role, ToVmm},
 };
 
@@ -29,7 +33,12 @@ pub const LOG_LEVEL: &str = "MINIVMM_LOG";
 /// Runs one VM. Its exit code matters only where no message could be sent any more.
 pub fn main() -> ExitCode {
     cli::init_log(&std::env::var(LOG_LEVEL).unwrap_or_default());
-    let channel = inherited_channel();
+    let Some(channel) = inherited_channel() else {
+        return Failure::vmm("a VMM process is started by `minivmm run` alone").report();
+    };
+    if let Err(error) = forbid_dumps() {
+        tracing::warn!("cannot forbid core dumps: {error}");
+    }
     match serve(&channel) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -39,11 +48,24 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The connection to the supervisor, if there is one.
 #[allow(unsafe_code)]
-fn inherited_channel() -> Channel {
-    // SAFETY: the supervisor starts this process with the channel at this number, and nothing else in
-    // this process has opened anything yet. If it is not open, the first receive says so.
-    Channel::from_fd(unsafe { OwnedFd::from_raw_fd(CHANNEL_FD) })
+fn inherited_channel() -> Option<Channel> {
+    // SAFETY: it only asks, and nothing is done with a descriptor that is not open.
+    let open = unsafe { libc::fcntl(CHANNEL_FD, libc::F_GETFD) } >= 0;
+    // SAFETY: it is open, and nothing else in this process has opened anything yet.
+    open.then(|| Channel::from_fd(unsafe { OwnedFd::from_raw_fd(CHANNEL_FD) }))
+}
+
+/// No core dump of this process, whose memory is the guest's, and no other process of this user looks
+/// into it.
+fn forbid_dumps() -> io::Result<()> {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    setrlimit(Resource::Core, none)?;
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 fn serve(channel: &Channel) -> io::Result<()> {
@@ -71,10 +93,9 @@ fn start(config: &VmConfig, resources: Resources) -> Result<Handle, minivmm_vmm:
 /// Does what the supervisor says until the VM has ended.
 fn obey(channel: &Channel, handle: &Handle) {
     loop {
-        let ended = handle.ended().as_fd();
         let mut fds = [
             PollFd::new(channel, PollFlags::IN),
-            PollFd::new(&ended, PollFlags::IN),
+            PollFd::new(handle, PollFlags::IN),
         ];
         if poll(&mut fds, None).is_err() {
             continue; // interrupted

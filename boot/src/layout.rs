@@ -1,7 +1,7 @@
 //! Who owns which address below 1 MiB, where the kernel is not: what the boot CPU's first instructions need, and the
 //! ACPI tables.
 //!
-//! Everything here but the ACPI tables is the guest's to overwrite once it has been read: the e820 map calls it RAM.
+//! Everything here but the ACPI tables and the reset vector is the guest's to overwrite once it has been read: the e820 map calls it RAM.
 
 /// A range of guest-physical addresses with one owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,13 @@ pub const CMDLINE: Region = Region {
 /// of 16 bytes (ACPI 6.5, 5.2.5.1), although Linux is told its address in the zero page.
 pub const ACPI: Region = Region {
     start: 0xe_0000,
-    size: 0x2_0000,
+    size: RESET_VECTOR.start - 0xe_0000,
+};
+
+/// Where a CPU in real mode goes for a reset, F000:FFF0.
+pub const RESET_VECTOR: Region = Region {
+    start: 0xf_fff0,
+    size: 0x10,
 };
 
 /// The end of low RAM in the e820 map, where a PC's extended BIOS data area begins. Up to [`HIGH_RAM_START`] the map
@@ -86,7 +92,8 @@ pub const MIN_RAM: u64 = 2 << 20;
 mod tests {
     use super::*;
 
-    const ALL: [(&str, Region); 8] = [
+    const ALL: [(&str, Region); 9] = [
+        ("reset vector", RESET_VECTOR),
         ("GDT", GDT),
         ("zero page", ZERO_PAGE),
         ("boot stack", BOOT_STACK),
@@ -118,9 +125,10 @@ mod tests {
     }
 
     #[test]
-    fn only_the_acpi_tables_are_in_reserved_memory() {
+    fn only_the_acpi_tables_and_the_reset_vector_are_in_reserved_memory() {
         for (name, region) in ALL {
-            assert_eq!(region == ACPI, region.end() > EBDA_START, "{name}");
+            let kept = region == ACPI || region == RESET_VECTOR;
+            assert_eq!(kept, region.end() > EBDA_START, "{name}");
         }
         const { assert!(ACPI.start >= EBDA_START) };
     }

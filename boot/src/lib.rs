@@ -14,6 +14,7 @@
 //! | [`e820`] | the memory map |
 //! | `zero_page` | `struct boot_params`, which carries all of these to the kernel |
 //! | [`acpi`] | hardware-reduced ACPI: RSDP, XSDT, FADT, MADT, MCFG, DSDT |
+//! | `reset_vector` | where a guest ends up that restarts through the firmware |
 //! | [`cpu`], `paging` | long mode, GDT and identity map at the 64-bit entry |
 //!
 //! The contract with the guest is Linux' `Documentation/arch/x86/boot.rst` ("boot.rst" below) and the ACPI
@@ -30,6 +31,7 @@ pub mod initrd;
 pub mod layout;
 mod paging;
 pub mod platform;
+mod reset_vector;
 #[cfg(test)]
 mod test_utils;
 mod zero_page;
@@ -110,6 +112,7 @@ pub fn load(
     };
     cmdline::write(memory, cmdline)?;
     tables.write(memory)?;
+    reset_vector::write(memory, &platform.acpi)?;
     zero_page::write(
         memory,
         platform,

@@ -51,7 +51,10 @@ pub enum Error {
         said: String,
     },
     /// It cannot be run at all.
-    #[error("cannot run {path:?}: {source}")]
+    #[error(
+        "cannot run virtiofsd {path:?}: {source}: install the distribution's package `virtiofsd` or \
+         `cargo install virtiofsd`, or name another with MINIVMM_VIRTIOFSD=PATH"
+    )]
     Run {
         /// The program.
         path: PathBuf,

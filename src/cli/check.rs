@@ -10,20 +10,23 @@ use crate::failure::{Failure, code};
 pub fn check() -> Result<ExitCode, Failure> {
     let device = kvm::open().map_err(Failure::host)?;
     let report = check::check(device.into()).map_err(Failure::host)?;
-    println!("host: {}", report.host);
+    super::say(format_args!("host: {}", report.host));
     for step in &report.passed {
-        println!("ok: {step}");
+        super::say(format_args!("ok: {step}"));
     }
     if let Some(rate) = report.instructions_per_second {
-        println!("speed: {} million instructions a second", rate / 1_000_000);
+        super::say(format_args!(
+            "speed: {} million instructions a second",
+            rate / 1_000_000
+        ));
     }
     match report.obstacle {
         None => {
-            println!("KVM is able here: Linux guests can run");
+            super::say("KVM is able here: Linux guests can run");
             Ok(ExitCode::SUCCESS)
         }
         Some(obstacle) => {
-            println!("KVM is not able here: {obstacle}");
+            super::say(format_args!("KVM is not able here: {obstacle}"));
             Ok(ExitCode::from(code::HOST))
         }
     }

@@ -9,6 +9,10 @@ use crate::{failure::Failure, supervisor::Opened};
 pub fn check(path: &Path) -> Result<ExitCode, Failure> {
     let config = super::load(path)?;
     Opened::check(&config)?;
-    println!("{}: VM `{}` is fine", path.display(), config.name);
+    super::say(format_args!(
+        "{}: VM `{}` is fine",
+        path.display(),
+        config.name
+    ));
     Ok(ExitCode::SUCCESS)
 }

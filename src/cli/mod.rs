@@ -5,7 +5,7 @@ mod config;
 mod run;
 
 use std::{
-    io::IsTerminal,
+    io::{IsTerminal, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -79,6 +79,11 @@ pub fn main() -> ExitCode {
         } => config::check(config),
     };
     done.unwrap_or_else(|failure| failure.report())
+}
+
+/// Prints a line on standard output. A reader that has gone away is no reason to fail.
+fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// The log: one line an event on standard error, coloured on a terminal. Time and origin are the

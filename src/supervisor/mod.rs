@@ -9,7 +9,7 @@ mod spawn;
 mod stop;
 
 use std::{
-    io::Read,
+    io::{ErrorKind, Read},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd},
         unix::{net::UnixStream, process::ExitStatusExt},
@@ -45,8 +45,14 @@ pub fn run(config: &VmConfig, log_level: &str) -> Result<End, Failure> {
     let (virtiofsds, shares) = start_shares(config, &opened)?;
     let (channel, theirs) = Channel::pair().map_err(Failure::vmm)?;
     let child = spawn::spawn(theirs, log_level).map_err(|error| {
+        let hint = match error.kind() {
+            ErrorKind::PermissionDenied => {
+                ": let users make user namespaces (sysctl kernel.unprivileged_userns_clone=1), or run as root"
+            }
+            _ => "",
+        };
         Failure::host(format!(
-            "cannot start the VMM process in a PID namespace: {error}"
+            "cannot start the VMM process in a PID namespace: {error}{hint}"
         ))
     })?;
     let supervisor = Supervisor {
@@ -284,7 +290,10 @@ impl Supervisor {
                 )));
             }
         };
-        tracing::info!("{end}");
+        match end {
+            End::PowerOff | End::Reset => tracing::info!("{end}"),
+            _ => tracing::error!("{end}"),
+        }
         Ok(end)
     }
 }

@@ -20,6 +20,14 @@ pub const TESTS: &[Test] = &[
         run: || guest_ends("reboot -f\n", 10),
     },
     Test {
+        name: "ends::every_way_to_restart_that_linux_has_ends_with_10",
+        run: || {
+            ["bios", "kbd", "triple"]
+                .into_iter()
+                .try_for_each(reboot_by)
+        },
+    },
+    Test {
         name: "ends::a_guest_that_does_not_listen_is_ended_at_the_deadline_with_13",
         run: deadline,
     },
@@ -46,6 +54,13 @@ fn guest_ends(script: &str, expected: i32) -> Result<()> {
     ensure!(code == expected, "exit code {code}:\n{output}");
     vm::wait_gone(&processes)?;
     vm.nothing_left()
+}
+
+fn reboot_by(way: &str) -> Result<()> {
+    let vm = Vm::with_script("reboot -f\n")?.cmdline(&format!("reboot={way}"));
+    let (code, output) = vm.run()?;
+    ensure!(code == 10, "reboot={way}: exit code {code}:\n{output}");
+    Ok(())
 }
 
 /// A VM whose guest stands still without any care for its power button.

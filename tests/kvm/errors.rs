@@ -62,7 +62,7 @@ pub const TESTS: &[Test] = &[
         name: "errors::a_missing_virtiofsd_says_how_to_get_one",
         run: || {
             let output = with("MINIVMM_VIRTIOFSD", "/no-such-virtiofsd")?;
-            output.says(69, &["/no-such-virtiofsd"])
+            output.says(69, &["/no-such-virtiofsd", "cargo install virtiofsd"])
         },
     },
     Test {

@@ -18,6 +18,12 @@ pub struct Network {
 impl Network {
     /// A bridge with a tap `vm0` in the host's namespace and a veth from there to the client.
     pub fn new(name: &str) -> Result<Self> {
+        Self::with_tap_of(name, 0)
+    }
+
+    /// The same with a tap that belongs to a user.
+    pub fn with_tap_of(name: &str, user: u32) -> Result<Self> {
+        let user = user.to_string();
         let id = std::process::id();
         let network = Self {
             host: format!("mv-{name}-h{id}"),
@@ -38,7 +44,7 @@ impl Network {
             "br0",
         ])?;
         vm::run([
-            "ip", "-n", host, "tuntap", "add", "dev", "vm0", "mode", "tap",
+            "ip", "-n", host, "tuntap", "add", "dev", "vm0", "mode", "tap", "user", &user,
         ])?;
         vm::run([
             "ip", "-n", host, "link", "add", "veth0", "type", "veth", "peer", "name", "veth1",

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 
 use crate::{
     Test,
+    network::Network,
     vm::{self, Vm},
 };
 
@@ -19,13 +20,21 @@ const USER: u32 = 4321;
 fn ordinary_user() -> Result<()> {
     let vm = Vm::with_script(
         "echo made by $(id -u) >/data/made\n\
-         echo read=$(cat /data/given)\n",
-    )?;
+         echo read=$(cat /data/given)\n\
+         echo mac=$(cat /sys/class/net/eth0/address)\n\
+         echo ping=$(ping -c 1 -w 20 192.168.83.1 | grep -c ' 0% packet loss')\n",
+    )?
+    .toml(&Network::toml());
+    let network = Network::with_tap_of("user", USER)?;
     fs::write(vm.data().join("given"), "a gift\n")?;
     let vm = vm.owned_by(USER)?;
     let group = fs::metadata("/dev/kvm")?.gid().to_string();
     let user = USER.to_string();
     let vm = vm.by([
+        "ip",
+        "netns",
+        "exec",
+        &network.host,
         "setpriv",
         "--reuid",
         &user,
@@ -39,6 +48,11 @@ fn ordinary_user() -> Result<()> {
     let (code, output) = vm.run()?;
     ensure!(code == 0, "exit code {code}:\n{output}");
     ensure!(vm::value(&output, "read=")? == "a gift", "{output}");
+    ensure!(
+        vm::value(&output, "mac=")? == "02:00:00:00:00:01",
+        "{output}"
+    );
+    ensure!(vm::value(&output, "ping=")? == "1", "{output}");
     let made = fs::metadata(vm.data().join("made"))?;
     ensure!(
         made.uid() == USER,

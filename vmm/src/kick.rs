@@ -4,7 +4,11 @@
 //! KVM_SET_SIGNAL_MASK, which kvm-ioctls does not have.
 #![allow(unsafe_code)]
 
-use std::{io, thread::JoinHandle};
+use std::{
+    io,
+    sync::mpsc,
+    thread::{self, JoinHandle},
+};
 
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::{
@@ -37,8 +41,28 @@ fn kick_signal() -> i32 {
     signal::SIGRTMIN()
 }
 
-/// Makes the calling thread, which is to run `vcpu`, one that can be kicked.
-pub fn prepare(vcpu: &VcpuFd) -> io::Result<()> {
+/// Starts a thread called `name` that runs `vcpu` by `run` and can be kicked from the moment this returns.
+pub fn spawn<F>(name: String, vcpu: VcpuFd, run: F) -> io::Result<JoinHandle<()>>
+where
+    F: FnOnce(VcpuFd) + Send + 'static,
+{
+    let (sender, prepared) = mpsc::channel();
+    let thread = thread::Builder::new().name(name).spawn(move || {
+        let done = prepare(&vcpu);
+        let failed = done.is_err();
+        // Whoever started this thread waits for exactly this.
+        let _ = sender.send(done);
+        if !failed {
+            run(vcpu);
+        }
+    })?;
+    // A kick before the signal is blocked would end the process.
+    prepared.recv().map_err(io::Error::other)??;
+    Ok(thread)
+}
+
+/// Blocks the signal on the calling thread, but for the time that it spends in KVM_RUN of `vcpu`.
+fn prepare(vcpu: &VcpuFd) -> io::Result<()> {
     signal::block_signal(kick_signal()).map_err(failed)?;
     let blocked = signal::get_blocked_signals().map_err(failed)?;
     let sigset = blocked

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
 };
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
@@ -45,9 +45,8 @@ pub struct Vcpu {
 impl Vcpu {
     /// Lets `vcpu` run on a thread of its own until [`Shared::stop`] is set and it is kicked.
     pub fn spawn(id: u8, vcpu: VcpuFd, shared: Arc<Shared>) -> io::Result<Self> {
-        let thread = thread::Builder::new()
-            .name(format!("vcpu{id}"))
-            .spawn(move || run(id, vcpu, &shared))?;
+        let name = format!("vcpu{id}");
+        let thread = kick::spawn(name, vcpu, move |vcpu| run(id, vcpu, &shared))?;
         Ok(Self { thread })
     }
 
@@ -65,10 +64,6 @@ impl Vcpu {
 }
 
 fn run(id: u8, mut vcpu: VcpuFd, shared: &Shared) {
-    if let Err(error) = kick::prepare(&vcpu) {
-        let what = format!("vCPU {id}: cannot set the signal mask: {error}");
-        return shared.end.report(End::Fault { what });
-    }
     while !shared.stop.load(Ordering::Acquire) {
         let fault = match vcpu.run() {
             Ok(VcpuExit::IoOut(port, data)) => {

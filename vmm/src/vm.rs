@@ -3,7 +3,6 @@
 use std::{
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, atomic::Ordering},
-    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -13,7 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::{
     config::VmConfig,
-    console,
+    console::Console,
     end::{End, EndReport},
     error::Error,
     machine::{Machine, Resources},
@@ -48,7 +47,7 @@ impl Vm {
             console: sink,
             output,
         } = self.machine;
-        let console = console::spawn(sink.clone(), output).map_err(|source| Error::Thread {
+        let console = Console::spawn(sink.clone(), output).map_err(|source| Error::Thread {
             name: "console".to_owned(),
             source,
         })?;
@@ -58,7 +57,7 @@ impl Vm {
             devices,
             power_button,
             sink,
-            console: Some(console),
+            console,
         };
         for (id, vcpu) in (0..).zip(vcpus) {
             let vcpu =
@@ -79,7 +78,7 @@ pub struct Handle {
     devices: Vec<Arc<VirtioPci>>,
     power_button: EventFd,
     sink: ConsoleSink,
-    console: Option<JoinHandle<()>>,
+    console: Console,
 }
 
 impl Handle {
@@ -93,11 +92,6 @@ impl Handle {
     /// Ends the VM without the guest's doing.
     pub fn kill(&self) {
         self.shared.end.report(End::Killed);
-    }
-
-    /// Readable once the VM has ended, so that [`wait`](Self::wait) takes no longer than tidying up.
-    pub fn ended(&self) -> &(impl AsFd + use<>) {
-        &*self.shared.end
     }
 
     /// Waits for the VM's end, stops its threads and devices, and says how it ended.
@@ -122,16 +116,17 @@ impl Handle {
             }
         }
         self.sink.close();
-        if let Some(console) = self.console.take() {
-            let deadline = Instant::now() + CONSOLE_DEADLINE;
-            while !console.is_finished() && Instant::now() < deadline {
-                thread::sleep(Duration::from_millis(1));
-            }
+        if self.console.wait(CONSOLE_DEADLINE).is_err() {
             // A reader that takes nothing does not hold up the end; the thread goes with the process.
-            if !console.is_finished() {
-                tracing::warn!("the console's last output was not taken and is lost");
-            }
+            tracing::warn!("the console's last output was not taken and is lost");
         }
+    }
+}
+
+/// Readable once the VM has ended, so that [`wait`](Handle::wait) takes no longer than tidying up.
+impl AsFd for Handle {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.shared.end.as_fd()
     }
 }
 

@@ -44,6 +44,9 @@ enum Verb {
     /// The part of the demo that runs where KVM is able
     #[command(hide = true)]
     DemoInside,
+    /// Make a VM, say so in a line, and keep it until this is killed
+    #[command(hide = true)]
+    HoldVm,
     /// Run all tests, those that boot guests where KVM is able
     Test,
     /// Check formatting, warnings and scripts
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
             .map(|_| 0),
         Verb::Demo => demo::run(),
         Verb::DemoInside => demo::run_inside(),
+        Verb::HoldVm => lab::hold_vm(),
         Verb::Test => test::run(),
         Verb::Lint => lint::run_all().map(|()| 0),
         Verb::CleanLab => cache::clear().map(|()| 0),

@@ -10,7 +10,6 @@ mod host;
 use std::{
     os::fd::OwnedFd,
     sync::mpsc::{self, Receiver, RecvTimeoutError},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -93,20 +92,19 @@ impl Report {
 /// Runs the tiny guest on `device`, an open `/dev/kvm`. Takes at most 4 seconds and a little.
 pub fn check(device: OwnedFd) -> Result<Report, Error> {
     let kvm = kvm::system(device)?;
-    let vcpu = Prepared::new(&kvm)?;
+    let Prepared { vcpu, _memory } = Prepared::new(&kvm)?;
     let (sender, receiver) = mpsc::channel();
-    let thread = thread::Builder::new()
-        .name("check".to_owned())
-        .spawn(move || vcpu.run(&sender))
-        .map_err(|source| Error::Call {
+    let thread = kick::spawn("check".to_owned(), vcpu, move |vcpu| run(vcpu, &sender)).map_err(
+        |source| Error::Call {
             doing: "start a thread for the check",
             source,
-        })?;
+        },
+    )?;
     let report = watch(&receiver);
-    // Whatever it still does, the guest leaves KVM_RUN now.
-    while !thread.is_finished() {
-        kick::kick(&thread);
-        thread::sleep(Duration::from_millis(1));
+    // Whatever it still does, the guest leaves KVM_RUN now, and its memory stays until then.
+    kick::kick(&thread);
+    if thread.join().is_err() {
+        tracing::error!("the check's thread failed");
     }
     Ok(report)
 }
@@ -163,6 +161,7 @@ fn watch(events: &Receiver<Event>) -> Report {
 /// A vCPU at the tiny guest's first instruction, with the memory that it runs in.
 struct Prepared {
     vcpu: VcpuFd,
+    /// Mapped for as long as the guest runs.
     _memory: minivmm_devices::GuestMemory,
 }
 
@@ -196,30 +195,26 @@ impl Prepared {
             _memory: memory,
         })
     }
+}
 
-    fn run(mut self, events: &mpsc::Sender<Event>) {
-        let ended = match kick::prepare(&self.vcpu) {
-            Err(error) => format!("cannot set the signal mask: {error}"),
-            Ok(()) => loop {
-                match self.vcpu.run() {
-                    Ok(VcpuExit::IoOut(guest::REPORT_PORT, &[step])) => {
-                        // Nobody listens any more once the deadline has passed.
-                        if events.send(Event::Passed(step)).is_err() {
-                            return;
-                        }
-                    }
-                    Ok(VcpuExit::Hlt) => return,
-                    Ok(VcpuExit::Shutdown) => break "the guest faulted".to_owned(),
-                    Ok(VcpuExit::InternalError) => {
-                        break "KVM could not emulate it".to_owned();
-                    }
-                    Ok(other) => break format!("KVM left the guest: {other:?}"),
-                    Err(error) if error.errno() == libc::EAGAIN => {}
-                    Err(error) => break format!("KVM_RUN failed: {error}"),
+/// Runs the guest until it ends, fails or is kicked.
+fn run(mut vcpu: VcpuFd, events: &mpsc::Sender<Event>) {
+    let ended = loop {
+        match vcpu.run() {
+            Ok(VcpuExit::IoOut(guest::REPORT_PORT, &[step])) => {
+                // Nobody listens any more once the deadline has passed.
+                if events.send(Event::Passed(step)).is_err() {
+                    return;
                 }
-            },
-        };
-        // Nobody listens any more once the deadline has passed.
-        let _ = events.send(Event::Ended(ended));
-    }
+            }
+            Ok(VcpuExit::Hlt) => return,
+            Ok(VcpuExit::Shutdown) => break "the guest faulted".to_owned(),
+            Ok(VcpuExit::InternalError) => break "KVM could not emulate it".to_owned(),
+            Ok(other) => break format!("KVM left the guest: {other:?}"),
+            Err(error) if error.errno() == libc::EAGAIN => {}
+            Err(error) => break format!("KVM_RUN failed: {error}"),
+        }
+    };
+    // Nobody listens any more once the deadline has passed.
+    let _ = events.send(Event::Ended(ended));
 }

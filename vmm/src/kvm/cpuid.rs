@@ -92,7 +92,7 @@ fn reduce(entry: &mut kvm_cpuid_entry2, tsc_deadline: bool) {
 /// Writes the vCPU's place in the topology into the leaves that carry it.
 fn place(entry: &mut kvm_cpuid_entry2, id: u8, cpus: u8) {
     let (id, cpus) = (u32::from(id), u32::from(cpus));
-    let others = cpus - 1;
+    let others = cpus.saturating_sub(1);
     match entry.function {
         0x1 => {
             entry.ebx = entry.ebx & 0x0000_FFFF | cpus << 16 | id << 24;
@@ -103,14 +103,20 @@ fn place(entry: &mut kvm_cpuid_entry2, id: u8, cpus: u8) {
         0x4 | 0x8000_001D => {
             let (kind, level) = (entry.eax & 0x1F, entry.eax >> 5 & 0x7);
             if kind != 0 {
-                let sharing = if level >= 3 { others } else { 0 };
+                // Intel counts ids that could be, AMD processors that are.
+                let most = match entry.function {
+                    0x4 => (1 << apic_id_bits(cpus)) - 1,
+                    _ => others,
+                };
+                let sharing = if level >= 3 { most } else { 0 };
                 entry.eax = entry.eax & !(0xFFF << 14) | sharing << 14;
                 if entry.function == 0x4 {
-                    entry.eax = entry.eax & !(0x3F << 26) | others.min(0x3F) << 26;
+                    entry.eax = entry.eax & !(0x3F << 26) | most.min(0x3F) << 26;
                 }
             }
         }
-        0x8000_0001 => entry.ecx = with(entry.ecx, bit::CMP_LEGACY, is_amd_multicore(entry, cpus)),
+        // On AMD: leaf 1 counts cores, not threads. Intel's CPUs do not know the bit.
+        0x8000_0001 if cpus == 1 => entry.ecx &= !bit::CMP_LEGACY,
         0x8000_0008 => entry.ecx = entry.ecx & !0xF0FF | others | apic_id_bits(cpus) << 12,
         0x8000_001E => {
             entry.eax = id;
@@ -119,12 +125,6 @@ fn place(entry: &mut kvm_cpuid_entry2, id: u8, cpus: u8) {
         }
         _ => {}
     }
-}
-
-/// CMP_LEGACY says on AMD that leaf 1 counts cores, not threads; Intel's CPUs do not know the bit, and
-/// KVM reports it as the host has it.
-fn is_amd_multicore(entry: &kvm_cpuid_entry2, cpus: u32) -> bool {
-    entry.ecx & bit::CMP_LEGACY != 0 && cpus > 1
 }
 
 /// Leaf 0xB, the extended topology: level 0 is the thread, level 1 the core.

@@ -1,4 +1,4 @@
-//! The lab machine's serial console: what the command prints, and between it the two reports of `xtask/lab/session`.
+//! The lab machine's serial console: what the command prints, and between it the reports of `xtask/lab/session`.
 
 /// A record separator begins a report.
 const SEPARATOR: u8 = 0x1e;
@@ -8,6 +8,8 @@ const SEPARATOR: u8 = 0x1e;
 pub enum Report {
     /// The command is about to run; what came before was the machine's.
     Started,
+    /// The machine's clock goes on.
+    Alive,
     /// The command ended with this code.
     Exit(u8),
 }
@@ -97,6 +99,7 @@ pub enum Piece<'a> {
 fn parse(report: &[u8]) -> Option<Report> {
     match std::str::from_utf8(report).ok()?.trim_end_matches('\r') {
         "started" => Some(Report::Started),
+        "alive" => Some(Report::Alive),
         other => other.strip_prefix("exit ")?.parse().ok().map(Report::Exit),
     }
 }
@@ -106,6 +109,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn signs_of_life_are_no_output_wherever_they_come() {
+        let (output, reports) = read(b"a\nb\x1eminivmm-lab token alive\nc\n", 3);
+        assert_eq!(output, "a\nbc\n");
+        assert_eq!(reports, [Report::Alive]);
+    }
 
     /// Output and reports of `stream`, fed in pieces of `step` bytes.
     fn read(stream: &[u8], step: usize) -> (String, Vec<Report>) {

@@ -69,6 +69,8 @@ pub struct Session<'a> {
     pub token: &'a str,
     /// Rows and columns of the terminal that the output goes to.
     pub terminal: Option<(u16, u16)>,
+    /// This program, which also holds the lab's VM.
+    pub program: &'a Path,
     /// Whether there is a directory to mount on /out.
     pub out: bool,
     /// The command, its directory and its environment.
@@ -97,13 +99,17 @@ impl Image {
 }
 
 impl Session<'_> {
-    fn settings(&self) -> String {
+    fn settings(&self) -> Vec<u8> {
         let size = match self.terminal {
             Some((rows, columns)) => format!("rows {rows} columns {columns}"),
             None => String::new(),
         };
         let out = if self.out { "1" } else { "" };
-        format!("token={}\nsize='{size}'\nout={out}\n", self.token)
+        let mut settings =
+            format!("token={}\nsize='{size}'\nout={out}\nprogram=", self.token).into_bytes();
+        quote(self.program.as_os_str(), &mut settings);
+        settings.push(b'\n');
+        settings
     }
 
     /// A shell script that becomes the command.
@@ -180,6 +186,7 @@ mod tests {
         let session = Session {
             token: "t",
             terminal: None,
+            program: Path::new("/bin/true"),
             out: false,
             command: &command.map(OsString::from),
             directory: Path::new("/"),
@@ -197,6 +204,7 @@ mod tests {
         let session = Session {
             token: "t",
             terminal: None,
+            program: Path::new("/bin/true"),
             out: false,
             command: &["sh", "-c", "echo \"$GREETING\"; pwd"].map(OsString::from),
             directory: Path::new("/usr"),

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{env, process};
 
 use anyhow::{Context, Result, bail};
@@ -20,6 +20,9 @@ use crate::workspace;
 
 /// The machine's RAM in MiB: guests of 4 GiB have room in it.
 const MEMORY: u32 = 8192;
+
+/// The machine gives a sign of life every ten seconds of its own time. After this long without one it stands still.
+const STANDSTILL: Duration = Duration::from_secs(180);
 
 /// Runs `job` in a lab machine of its own.
 pub fn run(job: &Job, mut tee: Option<&mut dyn Write>) -> Result<u8> {
@@ -42,6 +45,7 @@ pub fn run(job: &Job, mut tee: Option<&mut dyn Write>) -> Result<u8> {
     let initramfs = image.initramfs(&Session {
         token: &token,
         terminal: terminal_size(),
+        program: &env::current_exe()?,
         out: job.out.is_some(),
         command: &job.command,
         directory: &env::current_dir()?,
@@ -63,12 +67,18 @@ pub fn run(job: &Job, mut tee: Option<&mut dyn Write>) -> Result<u8> {
     let mut progress = Progress::default();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        match events.recv_timeout(left) {
+        match events.recv_timeout(left.min(STANDSTILL)) {
             Ok(bytes) => {
                 let exit = progress.take(&mut console, &bytes, &mut tee)?;
                 if let Some(code) = exit {
                     return Ok(code);
                 }
+            }
+            Err(RecvTimeoutError::Timeout) if left > STANDSTILL => {
+                return Ok(progress.failed(&format!(
+                    "the lab machine stands still: no sign of life for {} s",
+                    STANDSTILL.as_secs()
+                )));
             }
             Err(RecvTimeoutError::Timeout) => {
                 return Ok(progress.failed(&format!(
@@ -107,6 +117,7 @@ impl Progress {
             Piece::Output(bytes) if self.started => output.extend_from_slice(bytes),
             Piece::Output(bytes) => self.boot.extend_from_slice(bytes),
             Piece::Report(Report::Started) => self.started = true,
+            Piece::Report(Report::Alive) => {}
             Piece::Report(Report::Exit(code)) => exit = Some(code),
         });
         if !output.is_empty() {

@@ -6,6 +6,7 @@
 //! run, and `/out` leads back to the directory given as `--out`. Standard output and error come as one stream.
 
 mod console;
+mod hold;
 mod l1;
 mod machine;
 
@@ -20,6 +21,8 @@ use anyhow::{Context, Result};
 
 use crate::command::{Tied, exit_code, not_started, program, tie};
 use crate::workspace;
+
+pub use hold::hold_vm;
 
 /// The exit code when the lab could not say how the command ended.
 pub const NO_OUTCOME: u8 = 125;
