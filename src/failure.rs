@@ -1,6 +1,10 @@
 //! What ends the launcher: an exit code that is a contract, and one line that says why.
 
-use std::process::ExitCode;
+use std::{
+    error::Error,
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use minivmm_vmm::{Blame, End};
 
@@ -34,8 +38,7 @@ pub struct Failure {
 impl Failure {
     /// A failure of `blame`'s making; `message` says it to a person.
     pub fn new(blame: Blame, message: impl ToString) -> Self {
-        // One line, whatever a library or a file's name brings along.
-        let message = message.to_string().replace(['\n', '\r'], " ");
+        let message = one_line(&message.to_string());
         Self { blame, message }
     }
 
@@ -56,7 +59,8 @@ impl Failure {
 
     /// Says it on standard error and gives the exit code.
     pub fn report(&self) -> ExitCode {
-        eprintln!("minivmm: {}", self.message);
+        // Where nobody listens the exit code says it alone.
+        let _ = writeln!(io::stderr(), "minivmm: {}", self.message);
         ExitCode::from(match self.blame {
             Blame::Config => code::CONFIG,
             Blame::Host => code::HOST,
@@ -65,10 +69,24 @@ impl Failure {
     }
 }
 
-impl From<minivmm_vmm::Error> for Failure {
-    fn from(error: minivmm_vmm::Error) -> Self {
-        Self::new(error.blame(), error)
+/// One line without control characters, whatever a library, a file's name or a distrusted process brings
+/// along.
+pub fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
+/// An error with its causes, as far as it does not name them itself.
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        cause = error.source();
     }
+    text
 }
 
 /// The exit code of a VM's end.
@@ -80,5 +98,24 @@ pub fn exit_code(end: &End) -> u8 {
         End::Killed => code::KILLED,
         End::BackendLost { .. } => code::BACKEND_LOST,
         End::Fault { .. } => code::VMM,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_said_with_its_cause_and_once() {
+        let missing = || io::Error::from(io::ErrorKind::NotFound);
+        let named = minivmm_vmm::kvm::Error::Open(missing());
+        assert_eq!(with_causes(&named), named.to_string());
+        let silent = minivmm_boot::bzimage::Error::Read(missing());
+        assert_eq!(with_causes(&silent), format!("{silent}: {}", missing()));
+    }
+
+    #[test]
+    fn a_message_is_one_line() {
+        assert_eq!(one_line("a\nb\x1b[31mc\r"), "a b [31mc ");
     }
 }

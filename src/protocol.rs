@@ -2,7 +2,7 @@
 //! pair, the first with the descriptors that the VMM works on.
 //!
 //! The VMM is distrusted once its guest runs: the supervisor takes only [`FromVmm`] from it, bounded in
-//! size, and never a descriptor.
+//! size; a descriptor that comes along is closed.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -12,8 +12,9 @@ use std::{
 
 use minivmm_vmm::{Blame, End, VmConfig};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    sendmsg, socketpair,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -55,6 +56,11 @@ pub enum ToVmm {
     PowerButton,
     /// End the VM without the guest's doing.
     Kill,
+    /// The virtiofsd of a share has ended.
+    ShareLost {
+        /// The share's tag.
+        tag: String,
+    },
 }
 
 /// From the VMM to the supervisor.
@@ -115,14 +121,33 @@ impl Channel {
         Ok(())
     }
 
-    /// Waits for the next message; `None` when the other end is gone.
+    /// Waits for the next message, with its descriptors; `None` when the other end is gone.
     pub fn receive<M: DeserializeOwned>(&self) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
+        self.receive_with(RecvFlags::empty())
+    }
+
+    /// The next message if there is one, else an error of the kind WouldBlock. For the supervisor, which
+    /// never waits for the VMM and takes no descriptors from it.
+    pub fn try_receive<M: DeserializeOwned>(&self) -> io::Result<Option<M>> {
+        let received = self.receive_with(RecvFlags::DONTWAIT)?;
+        Ok(received.map(|(message, _closed)| message))
+    }
+
+    fn receive_with<M: DeserializeOwned>(
+        &self,
+        flags: RecvFlags,
+    ) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
         let mut text = vec![0; MAX_MESSAGE];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = loop {
             let mut parts = [IoSliceMut::new(&mut text)];
-            match recvmsg(&self.0, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            match recvmsg(
+                &self.0,
+                &mut parts,
+                &mut control,
+                flags | RecvFlags::CMSG_CLOEXEC,
+            ) {
                 Err(rustix::io::Errno::INTR) => {}
                 // The other end died with a message of ours unread.
                 Err(rustix::io::Errno::CONNRESET) => return Ok(None),
@@ -138,10 +163,13 @@ impl Channel {
         if received.bytes == 0 {
             return Ok(None);
         }
-        let text = text
-            .get(..received.bytes)
-            .ok_or_else(|| io::Error::other("a message is too large"))?;
-        Ok(Some((serde_json::from_slice(text)?, fds)))
+        if received.flags.contains(ReturnFlags::TRUNC) {
+            return Err(io::Error::other("a message is too large"));
+        }
+        Ok(Some((
+            serde_json::from_slice(&text[..received.bytes])?,
+            fds,
+        )))
     }
 }
 
@@ -183,13 +211,15 @@ mod tests {
         let (ours, theirs) = Channel::pair().unwrap();
         for bytes in [&b"{"[..], b"\"Running\"x", b"\xff\xfe", b"{\"Ended\":7}"] {
             rustix::net::send(&theirs, bytes, SendFlags::empty()).unwrap();
-            assert!(ours.receive::<FromVmm>().is_err());
+            assert!(ours.try_receive::<FromVmm>().is_err());
         }
         theirs.send(&FromVmm::Running, &[]).unwrap();
         assert!(matches!(
-            ours.receive().unwrap(),
-            Some((FromVmm::Running, _))
+            ours.try_receive().unwrap(),
+            Some(FromVmm::Running)
         ));
+        let nothing = ours.try_receive::<FromVmm>().unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

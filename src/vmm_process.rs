@@ -19,7 +19,7 @@ use rustix::{
 
 use crate::{
     cli,
-    failure::{self, Failure},
+    failure::{self, Failure, with_causes},
     protocol::{Channel, FromVmm, Role, ToVmm},
 };
 
@@ -76,7 +76,7 @@ fn serve(channel: &Channel) -> io::Result<()> {
         return Err(io::Error::other("the first message was not a start"));
     };
     let started = resources(roles, fds)
-        .and_then(|resources| start(&config, resources).map_err(|e| (e.blame(), e.to_string())));
+        .and_then(|resources| start(&config, resources).map_err(|e| (e.blame(), with_causes(&e))));
     let handle = match started {
         Ok(handle) => handle,
         Err((blame, message)) => return channel.send(&FromVmm::Failed { blame, message }, &[]),
@@ -108,6 +108,7 @@ fn obey(channel: &Channel, handle: &Handle) {
             match channel.receive::<ToVmm>() {
                 Ok(Some((ToVmm::PowerButton, _))) => handle.press_power_button(),
                 Ok(Some((ToVmm::Kill, _))) => handle.kill(),
+                Ok(Some((ToVmm::ShareLost { tag }, _))) => handle.lose_share(tag),
                 Ok(Some((ToVmm::Start { .. }, _))) => tracing::error!("started twice"),
                 Ok(None) | Err(_) => {
                     // Nobody is left who owns this VM.

@@ -27,7 +27,7 @@ use virtio_bindings::{
 };
 use virtio_queue::QueueT;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// How long a back end may take for one exchange, which is a handful of messages that it answers at
 /// once. One that takes longer is counted as lost.
@@ -265,7 +265,8 @@ impl Backend {
         let call = match active.interrupt.event() {
             Some(event) => event,
             None => {
-                unheard = EventFd::new(EFD_NONBLOCK).map_err(local("make an eventfd"))?;
+                unheard =
+                    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(local("make an eventfd"))?;
                 &unheard
             }
         };

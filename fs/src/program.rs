@@ -3,12 +3,20 @@
 use std::{
     env,
     ffi::OsStr,
-    io,
+    io::{self, Read},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
 };
 
-use rustix::fs::Access;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::Access,
+};
+
+/// How long a program may take to say its version.
+const VERSION_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Where distributions put it beside `$PATH`. The second one is, on Debian 12, QEMU's own virtiofsd.
 const PLACES: [&str; 3] = [
@@ -101,15 +109,11 @@ impl Program {
     }
 
     fn at(path: &Path) -> Result<Self, Error> {
-        let output = Command::new(path)
-            .arg("--version")
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|source| Error::Run {
-                path: path.to_owned(),
-                source,
-            })?;
-        let said = String::from_utf8_lossy(&output.stdout);
+        let output = ask_version(path).map_err(|source| Error::Run {
+            path: path.to_owned(),
+            source,
+        })?;
+        let said = String::from_utf8_lossy(&output);
         let line = said.lines().next().unwrap_or_default();
         if line.starts_with("virtiofsd version ") || said.contains("FUSE kernel interface") {
             return Err(Error::OldC {
@@ -125,6 +129,51 @@ impl Program {
             version,
         })
     }
+}
+
+/// What it prints for `--version`, as far as it does so in time; a Ctrl-C at the terminal is not for it.
+fn ask_version(path: &Path) -> io::Result<Vec<u8>> {
+    let mut child = Command::new(path)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()?;
+    let said = match child.stdout.take() {
+        Some(stdout) => read_in_time(stdout),
+        None => Ok(Vec::new()),
+    };
+    // It has said what it had to say.
+    child.kill()?;
+    child.wait()?;
+    said
+}
+
+/// Up to 4 KiB that come before the end or the deadline.
+fn read_in_time(mut stdout: ChildStdout) -> io::Result<Vec<u8>> {
+    let end = Instant::now() + VERSION_DEADLINE;
+    let mut said = Vec::new();
+    let mut buffer = [0; 1024];
+    while said.len() < 4096 {
+        let left = end.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&stdout, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "it does not answer",
+                ));
+            }
+            Ok(_) => match stdout.read(&mut buffer)? {
+                0 => break,
+                n => said.extend_from_slice(&buffer[..n]),
+            },
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(said)
 }
 
 /// Reads "virtiofsd 1.14.0", or "virtiofsd backend 1.4.0" as it was called first.
@@ -143,6 +192,16 @@ fn is_executable(path: &Path) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_program_that_does_not_answer_is_given_up() {
+        let begin = Instant::now();
+        let (stdout, _open) = io::pipe().unwrap();
+        let stdout = ChildStdout::from(std::os::fd::OwnedFd::from(stdout));
+        let error = read_in_time(stdout).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(begin.elapsed() >= VERSION_DEADLINE);
+    }
 
     /// A script called virtiofsd that prints `text`, in a directory of its own below `root`.
     ///

@@ -28,7 +28,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 pub use opened::Opened;
 
 use crate::{
-    failure::Failure,
+    failure::{Failure, one_line},
     protocol::{Channel, FromVmm, Role, ToVmm},
 };
 use spawn::Child;
@@ -64,9 +64,19 @@ pub fn run(config: &VmConfig, log_level: &str) -> Result<End, Failure> {
         outcome: None,
         ended: None,
     };
-    if let Err(error) = supervisor.send_start(config, opened, shares) {
+    match supervisor.send_start(config, opened, shares) {
+        Ok(()) => {}
         // The process ended before it took the message; why is found below.
-        tracing::debug!(%error, "the VMM process took no start message");
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+            ) => {}
+        Err(error) => {
+            return Err(Failure::vmm(format!(
+                "the VMM process cannot be told what to run: {error}"
+            )));
+        }
     }
     supervisor.run()
 }
@@ -116,7 +126,12 @@ impl Signals {
         let failed = |error| Failure::vmm(format!("cannot listen for signals: {error}"));
         let (reader, writer) = UnixStream::pair().map_err(failed)?;
         reader.set_nonblocking(true).map_err(failed)?;
+        let ignored = ignored_signals();
         for signal in [SIGTERM, SIGINT, SIGHUP] {
+            // Started by nohup, or in the background by a script: somebody wants it so.
+            if ignored & 1 << (signal - 1) != 0 {
+                continue;
+            }
             let writer = writer.try_clone().map_err(failed)?;
             signal_hook::low_level::pipe::register(signal, writer).map_err(failed)?;
         }
@@ -127,6 +142,14 @@ impl Signals {
     fn take(&mut self) -> usize {
         self.0.read(&mut [0; 16]).unwrap_or(0)
     }
+}
+
+/// The signals that this process was started to ignore, a bit for each (proc(5), `SigIgn`).
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
 }
 
 struct Supervisor {
@@ -141,12 +164,13 @@ struct Supervisor {
     ended: Option<String>,
 }
 
-/// What an event is about; those of the virtiofsds follow, two for each.
+/// What an event is about. The virtiofsds, of which there are few, are counted from theirs on.
 mod token {
     pub const SIGNAL: u32 = 0;
     pub const CHANNEL: u32 = 1;
     pub const CHILD: u32 = 2;
-    pub const VIRTIOFSD_OUTPUT: u32 = 3;
+    pub const VIRTIOFSD_OUTPUT: u32 = 0x100;
+    pub const VIRTIOFSD_END: u32 = 0x200;
 }
 
 impl Supervisor {
@@ -225,36 +249,55 @@ impl Supervisor {
     }
 
     fn listen(&mut self, ops: &mut EventOps) {
-        match self.channel.receive::<FromVmm>() {
-            Ok(Some((FromVmm::Running, _))) => tracing::info!("the VM runs"),
-            Ok(Some((FromVmm::Failed { blame, message }, _))) => {
-                self.outcome = Some(Err(Failure::new(blame, message)));
+        if !self.hear() {
+            // Its end is seen by the pidfd.
+            let _ = ops.remove(Events::empty(&self.channel));
+        }
+    }
+
+    /// Takes the messages that have come; says whether more can.
+    fn hear(&mut self) -> bool {
+        loop {
+            match self.channel.try_receive::<FromVmm>() {
+                Ok(Some(FromVmm::Running)) => tracing::info!("the VM runs"),
+                Ok(Some(FromVmm::Failed { blame, message })) => {
+                    self.outcome
+                        .get_or_insert(Err(Failure::new(blame, message)));
+                }
+                Ok(Some(FromVmm::Ended(end))) => {
+                    self.outcome.get_or_insert(Ok(end));
+                }
+                Ok(None) => return false,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
+                Err(error) => {
+                    self.fail(format!(
+                        "the VMM process said something that is no message: {error}"
+                    ));
+                    return false;
+                }
             }
-            Ok(Some((FromVmm::Ended(end), _))) => self.outcome = Some(Ok(end)),
-            Ok(None) => {
-                // Its end is seen by the pidfd.
-                let _ = ops.remove(Events::empty(&self.channel));
-            }
-            Err(error) => {
-                tracing::error!("the VMM process said something that is no message: {error}");
-                self.stop.kill_now();
-                let _ = ops.remove(Events::empty(&self.channel));
-            }
+        }
+    }
+
+    /// Ends a VM that cannot be looked after any more.
+    fn fail(&mut self, why: String) {
+        self.outcome.get_or_insert(Err(Failure::vmm(why)));
+        self.stop.kill_now();
+    }
+
+    /// A virtiofsd has ended. It does so by itself when its VM has; before that its share is lost, also
+    /// one that the guest does not use at the moment.
+    fn lost(&mut self, n: usize, ops: &mut EventOps) {
+        if let Some(virtiofsd) = self.virtiofsds.get(n) {
+            let _ = ops.remove(Events::empty_raw(virtiofsd.pidfd().as_raw_fd()));
+            let tag = virtiofsd.tag().to_string();
+            self.tell(&ToVmm::ShareLost { tag });
         }
     }
 
     fn reap(&mut self) {
         // What it said last may still be unread.
-        while self.outcome.is_none() {
-            match self.channel.receive::<FromVmm>() {
-                Ok(Some((FromVmm::Ended(end), _))) => self.outcome = Some(Ok(end)),
-                Ok(Some((FromVmm::Failed { blame, message }, _))) => {
-                    self.outcome = Some(Err(Failure::new(blame, message)));
-                }
-                Ok(Some((FromVmm::Running, _))) => {}
-                Ok(None) | Err(_) => break,
-            }
-        }
+        self.hear();
         let status = waitid(
             WaitId::PidFd(self.child.pidfd.as_fd()),
             WaitIdOptions::EXITED,
@@ -290,9 +333,10 @@ impl Supervisor {
                 )));
             }
         };
+        let what = one_line(&end.to_string());
         match end {
-            End::PowerOff | End::Reset => tracing::info!("{end}"),
-            _ => tracing::error!("{end}"),
+            End::PowerOff | End::Reset => tracing::info!("{what}"),
+            _ => tracing::error!("{what}"),
         }
         Ok(end)
     }
@@ -307,12 +351,12 @@ impl MutEventSubscriber for Supervisor {
         ];
         for (n, virtiofsd) in (0u32..).zip(&self.virtiofsds) {
             sources.push((virtiofsd.output().as_raw_fd(), token::VIRTIOFSD_OUTPUT + n));
+            sources.push((virtiofsd.pidfd().as_raw_fd(), token::VIRTIOFSD_END + n));
         }
         for (fd, token) in sources {
             if let Err(error) = ops.add(Events::with_data_raw(fd, token, EventSet::IN)) {
                 // A VM that nobody could stop does not run.
-                tracing::error!("cannot watch a descriptor: {error}");
-                self.stop.kill_now();
+                self.fail(format!("cannot watch a descriptor: {error}"));
             }
         }
     }
@@ -326,8 +370,9 @@ impl MutEventSubscriber for Supervisor {
             }
             token::CHANNEL => self.listen(ops),
             token::CHILD => self.reap(),
+            n if n >= token::VIRTIOFSD_END => self.lost((n - token::VIRTIOFSD_END) as usize, ops),
             n => {
-                let n = (n - token::VIRTIOFSD_OUTPUT) as usize;
+                let n = n.saturating_sub(token::VIRTIOFSD_OUTPUT) as usize;
                 if let Some(virtiofsd) = self.virtiofsds.get_mut(n)
                     && !virtiofsd.log_output()
                 {

@@ -1,17 +1,22 @@
 //! Opens everything that a VM works on, before anything is started.
 
 use std::{
+    error::Error,
     fs::File,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
     path::{Path, PathBuf},
 };
 
+use minivmm_boot::bzimage::BzImage;
 use minivmm_fs::Program;
 use minivmm_net::Tap;
-use minivmm_vmm::{Blame, VmConfig, kvm};
+use minivmm_vmm::{Blame, VmConfig, cmdline, kvm, layout};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, with_causes};
 
 /// What a VM works on.
 #[derive(Debug)]
@@ -88,20 +93,25 @@ impl Opened {
 }
 
 fn kernel(config: &VmConfig) -> Result<(File, Option<File>), Failure> {
-    let mut kernel = open("kernel.path", &config.kernel.path)?;
-    minivmm_boot::bzimage::BzImage::read(&mut kernel).map_err(|error| {
-        Failure::config(format!(
-            "kernel.path: {}: {error}",
-            config.kernel.path.display()
-        ))
-    })?;
+    let path = &config.kernel.path;
+    let mut kernel = open("kernel.path", path)?;
+    let platform = layout::platform(config.vcpu, u64::from(config.mem) << 20);
+    let failed = |error: &dyn Error| {
+        let why = with_causes(error);
+        Failure::config(format!("kernel.path: {}: {why}", path.display()))
+    };
+    let image = BzImage::read(&mut kernel).map_err(|error| failed(&error))?;
+    image.place(&platform.ram).map_err(|error| failed(&error))?;
+    minivmm_boot::cmdline::check(&cmdline::build(config), image.cmdline_size())
+        .map_err(|error| Failure::config(format!("kernel.cmdline: {}", with_causes(&error))))?;
     let initrd = config.kernel.initrd.as_deref();
     let initrd = initrd.map(|path| open("kernel.initrd", path)).transpose()?;
     Ok((kernel, initrd))
 }
 
+/// Opens a regular file, without waiting for the other end of what is a pipe.
 fn open(key: &str, path: &Path) -> Result<File, Failure> {
-    File::open(path).map_err(|error| {
+    let failed = |error: io::Error| {
         let hint = match error.kind() {
             io::ErrorKind::NotFound if path.is_relative() => {
                 " (relative paths are relative to the working directory)"
@@ -109,5 +119,14 @@ fn open(key: &str, path: &Path) -> Result<File, Failure> {
             _ => "",
         };
         Failure::config(format!("{key}: {}: {error}{hint}", path.display()))
-    })
+    };
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(failed)?;
+    match file.metadata().map_err(failed)?.is_file() {
+        true => Ok(file),
+        false => Err(failed(io::Error::other("not a regular file"))),
+    }
 }

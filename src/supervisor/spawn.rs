@@ -41,6 +41,7 @@ struct CloneArgs {
 pub fn spawn(channel: Channel, log_level: &str) -> io::Result<Child> {
     // Everything that allocates happens before the child exists: it may only make system calls.
     let program = File::open("/proc/self/exe")?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
     let name = CString::new(vmm_process::NAME)?;
     let log = CString::new(format!("{}={log_level}", vmm_process::LOG_LEVEL))?;
     let argv = [name.as_ptr(), ptr::null()];
@@ -61,7 +62,7 @@ pub fn spawn(channel: Channel, log_level: &str) -> io::Result<Child> {
     // but the system calls of `run_child`, none of which allocates or takes a lock. `args` outlives the call.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
     match pid {
-        0 => run_child(&program, &channel, &argv, &envp),
+        0 => run_child(&program, &null, &channel, &argv, &envp),
         pid if pid > 0 => Ok(Child {
             // SAFETY: the kernel has just put a new descriptor of ours there.
             pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
@@ -73,6 +74,7 @@ pub fn spawn(channel: Channel, log_level: &str) -> io::Result<Child> {
 /// In the child: becomes the VMM.
 fn run_child(
     program: &File,
+    null: &File,
     channel: &Channel,
     argv: &[*const c_char; 2],
     envp: &[*const c_char; 2],
@@ -82,7 +84,8 @@ fn run_child(
     // SAFETY: system calls on descriptors and arrays that the parent made ready. A parent that dies before
     // the first call is seen by the end of the channel. The new session keeps the terminal's Ctrl-C from
     // this process: the supervisor alone decides what it means. dup3 leaves its target open on exec, and
-    // refuses equal numbers, where the flag is taken away instead.
+    // refuses equal numbers, where the flag is taken away instead. What else this process was started
+    // with stays behind: standard error, for the log, and the channel are all that go along.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         libc::setsid();
@@ -91,6 +94,14 @@ fn run_child(
         } else {
             libc::dup3(channel.as_raw_fd(), target, 0);
         }
+        libc::dup2(null.as_raw_fd(), libc::STDIN_FILENO);
+        libc::dup2(null.as_raw_fd(), libc::STDOUT_FILENO);
+        libc::syscall(
+            libc::SYS_close_range,
+            target + 1,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        );
         libc::syscall(
             libc::SYS_execveat,
             program.as_raw_fd(),

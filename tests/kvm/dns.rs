@@ -53,7 +53,7 @@ fn service() -> Result<()> {
         answer == "192.168.83.77",
         "a name that the host added: `{answer}`"
     );
-    running.signal(Signal::TERM)?;
+    running.signal(Signal::HUP)?;
     let (code, output) = running.wait()?;
     ensure!(code == 0, "second boot, exit code {code}:\n{output}");
     ensure!(

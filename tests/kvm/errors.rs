@@ -1,6 +1,6 @@
 //! Bad input: one line that names the thing and says what to do, an exit code, and nothing left behind.
 
-use std::{fs, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 use anyhow::{Result, ensure};
 
@@ -34,6 +34,36 @@ pub const TESTS: &[Test] = &[
             let output = broken(|c| c.replace("/vmlinuz", "/no-such-kernel"))?;
             output.says(78, &["kernel.path:", "/no-such-kernel", "No such file"])
         },
+    },
+    Test {
+        name: "errors::a_missing_initrd_is_named",
+        run: || {
+            let output = broken(|c| c.replace("/initrd", "/no-such-initrd"))?;
+            output.says(78, &["kernel.initrd:", "/no-such-initrd", "No such file"])
+        },
+    },
+    Test {
+        name: "errors::too_little_memory_says_how_much_is_needed",
+        run: || {
+            let output = broken(|c| c.replace("mem = 256", "mem = 64"))?;
+            output.says(78, &["kernel.path:", "mem"])
+        },
+    },
+    Test {
+        name: "errors::a_command_line_that_is_too_long_names_the_limit",
+        run: || {
+            let words = "x".repeat(140_000);
+            let output = broken(|c| c.replace("quiet", &words))?;
+            output.says(78, &["kernel.cmdline:", "2047"])
+        },
+    },
+    Test {
+        name: "errors::config_check_says_what_run_would",
+        run: config_check,
+    },
+    Test {
+        name: "errors::a_virtiofsd_that_ends_at_once_is_said_with_its_share",
+        run: useless_virtiofsd,
     },
     Test {
         name: "errors::a_foreign_kernel_image_is_named",
@@ -137,6 +167,37 @@ fn with(variable: &str, value: &str) -> Result<Output> {
             .args(["run", "-c", "test.toml"])
             .env(variable, value),
     )
+}
+
+fn config_check() -> Result<()> {
+    let vm = Vm::new()?;
+    let config = vm.config()?;
+    let check = |config: String| -> Result<Output> {
+        fs::write(vm.directory().join("test.toml"), config)?;
+        let words = ["config", "check", "-c", "test.toml"];
+        attempt(&vm, Command::new(vm::program()).args(words))
+    };
+    let output = check(config.clone())?;
+    let silent = output.stderr.is_empty();
+    ensure!(output.code == Some(0) && silent, "{}", output.stderr);
+    check(config.replace("source = \"data\"", "source = \"nowhere\""))?
+        .says(78, &["`test-data`", "nowhere"])?;
+    check(config.replace("mem = 256", "mem = 64"))?.says(78, &["kernel.path:"])
+}
+
+/// It has the right name and version, and that is all.
+fn useless_virtiofsd() -> Result<()> {
+    let vm = Vm::new()?;
+    let stub = vm.directory().join("virtiofsd");
+    let script = "#!/bin/sh\n[ \"$1\" = --version ] && echo virtiofsd 1.14.0\nexit 1\n";
+    fs::write(&stub, script)?;
+    fs::set_permissions(&stub, fs::Permissions::from_mode(0o755))?;
+    fs::write(vm.directory().join("test.toml"), vm.config()?)?;
+    let mut command = Command::new(vm::program());
+    command
+        .args(["--log", "off", "run", "-c", "test.toml"])
+        .env("MINIVMM_VIRTIOFSD", stub);
+    attempt(&vm, &mut command)?.says(69, &["share `test-data`", "virtiofsd"])
 }
 
 fn foreign_kernels() -> Result<()> {

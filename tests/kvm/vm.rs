@@ -18,6 +18,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
+use crate::watchdog;
+
 /// How long anything in a guest may take: a limit against hanging. The lab is slow.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -263,7 +265,8 @@ impl Running {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     bail!(
-                        "no `{text}` within {PATIENCE:?}; seen:\n{}",
+                        "no `{text}` within {PATIENCE:?}; {}seen:\n{}",
+                        watchdog::processes(),
                         self.seen.join("\n")
                     )
                 }
@@ -290,7 +293,8 @@ impl Running {
                     let seen: Vec<String> = self.lines.try_iter().collect();
                     self.seen.extend(seen);
                     bail!(
-                        "not ended within {PATIENCE:?}; seen:\n{}",
+                        "not ended within {PATIENCE:?}; {}seen:\n{}",
+                        watchdog::processes(),
                         self.seen.join("\n")
                     );
                 }
@@ -298,8 +302,17 @@ impl Running {
             }
         };
         // Ends when the last process that holds the outputs is gone.
-        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
-            self.seen.push(line);
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => self.seen.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!(
+                        "ended, but something holds its outputs; {}",
+                        watchdog::processes()
+                    )
+                }
+            }
         }
         Ok((code(status), self.seen.join("\n")))
     }

@@ -18,46 +18,65 @@ pub fn start(name: &'static str) -> Watchdog {
     let (sender, ended) = mpsc::channel();
     thread::spawn(move || {
         if ended.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
-            eprintln!("{name} hangs; every process that has to do with minivmm:");
-            processes();
+            eprintln!("{name} hangs");
+            eprintln!("{}", processes());
             std::process::exit(1);
         }
     });
     Watchdog(sender)
 }
 
-fn processes() {
-    let read = |path: String| fs::read_to_string(path).unwrap_or_default();
-    let list = |path: &str| {
-        let entries = fs::read_dir(path).into_iter().flatten().flatten();
-        entries
-            .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-            .collect::<Vec<_>>()
-    };
-    for pid in list("/proc") {
-        let words = read(format!("/proc/{pid}/cmdline")).replace('\0', " ");
-        if !["minivmm", "virtiofsd"]
+/// What every thread of every process that has to do with minivmm is doing.
+pub fn processes() -> String {
+    let mut text = "every process that has to do with minivmm:\n".to_owned();
+    for pid in numbers("/proc") {
+        let words = read(&format!("/proc/{pid}/cmdline")).replace('\0', " ");
+        if ["minivmm", "virtiofsd"]
             .iter()
             .any(|name| words.contains(name))
         {
-            continue;
-        }
-        eprintln!("{pid}: {words}");
-        for thread in list(&format!("/proc/{pid}/task")) {
-            let task = format!("/proc/{pid}/task/{thread}");
-            eprintln!(
-                "  {}: state and time {:?}, system call {}",
-                read(format!("{task}/comm")).trim(),
-                read(format!("{task}/stat")).rsplit(')').next().map(|s| s
-                    .split(' ')
-                    .enumerate()
-                    .filter(|(n, _)| [1, 12, 13].contains(n))
-                    .map(|(_, w)| w)
-                    .collect::<Vec<_>>()
-                    .join(" ")),
-                read(format!("{task}/syscall")).trim(),
-            );
-            eprintln!("{}", read(format!("{task}/stack")));
+            text.push_str(&format!("{pid}: {words}\n"));
+            for thread in numbers(&format!("/proc/{pid}/task")) {
+                text.push_str(&describe(&format!("/proc/{pid}/task/{thread}")));
+            }
         }
     }
+    text
+}
+
+/// A thread: name, state, ticks in user mode and in the kernel, where in the kernel it is.
+fn describe(task: &str) -> String {
+    let stat = read(&format!("{task}/stat"));
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
+    let field = |n: usize| fields.get(n).copied().unwrap_or("?").to_owned();
+    let stack = read(&format!("{task}/stack"));
+    let stack: Vec<&str> = stack
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .collect();
+    format!(
+        "  {}: {}, {} and {} ticks, in {}\n",
+        read(&format!("{task}/comm")).trim(),
+        field(0),
+        field(11),
+        field(12),
+        stack.join(" < "),
+    )
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+/// The entries of a directory that are numbers.
+fn numbers(path: &str) -> Vec<u32> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
 }

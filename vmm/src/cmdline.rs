@@ -48,14 +48,16 @@ fn mount_extra(share: &Share) -> Option<String> {
     ))
 }
 
-/// Whether the guest restarts by a triple fault: the last `reboot=` of the command line says `t`
-/// (Linux, admin-guide/kernel-parameters.txt).
+/// Whether the guest restarts by a triple fault: Linux takes the last letter for a way to restart that any
+/// of its `reboot=` words has (kernel/reboot.c, admin-guide/kernel-parameters.txt).
 pub fn reboots_by_triple_fault(cmdline: &str) -> bool {
     cmdline
         .split_ascii_whitespace()
         .filter_map(|word| word.strip_prefix("reboot="))
-        .next_back()
-        .is_some_and(|kinds| kinds.split(',').any(|kind| kind.starts_with('t')))
+        .flat_map(|kinds| kinds.split(','))
+        .filter_map(|kind| kind.chars().next())
+        .rfind(|letter| "baktep".contains(*letter))
+        == Some('t')
 }
 
 #[cfg(test)]
@@ -91,6 +93,9 @@ mod tests {
             ("reboot=t reboot=k", false),
             ("reboot=k panic=1 reboot=t", true),
             ("noreboot=t", false),
+            ("reboot=t reboot=warm", true),
+            ("reboot=t,k", false),
+            ("reboot=", false),
         ] {
             assert_eq!(reboots_by_triple_fault(cmdline), expected, "{cmdline}");
         }

@@ -79,12 +79,14 @@ impl Error {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Config(_) | Self::Boot(_) => Blame::Config,
-            Self::Memory(_) | Self::Kvm(_) | Self::EventFd(_) | Self::Thread { .. } => Blame::Host,
-            Self::Resources
-            | Self::Interrupts(_)
-            | Self::Device { .. }
-            | Self::Share(_)
-            | Self::Bus(_) => Blame::Vmm,
+            Self::Memory(_)
+            | Self::Kvm(_)
+            | Self::EventFd(_)
+            | Self::Thread { .. }
+            | Self::Share(_) => Blame::Host,
+            Self::Resources | Self::Interrupts(_) | Self::Device { .. } | Self::Bus(_) => {
+                Blame::Vmm
+            }
         }
     }
 }

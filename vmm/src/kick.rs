@@ -63,7 +63,11 @@ where
 
 /// Blocks the signal on the calling thread, but for the time that it spends in KVM_RUN of `vcpu`.
 fn prepare(vcpu: &VcpuFd) -> io::Result<()> {
-    signal::block_signal(kick_signal()).map_err(failed)?;
+    match signal::block_signal(kick_signal()) {
+        // Whoever started this thread blocks it already.
+        Ok(()) | Err(signal::Error::SignalAlreadyBlocked(_)) => {}
+        Err(error) => return Err(failed(error)),
+    }
     let blocked = signal::get_blocked_signals().map_err(failed)?;
     let sigset = blocked
         .into_iter()

@@ -19,7 +19,7 @@ use minivmm_devices::{
 };
 use minivmm_fs::FsDevice;
 use minivmm_net::{NetDevice, Tap};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::{
     cmdline,
@@ -232,7 +232,7 @@ fn mmio(pci: &PciBus) -> Result<Bus, Error> {
 
 /// An eventfd whose writes are edges on a pin of the I/O APIC.
 fn pin(interrupts: &Interrupts, gsi: Gsi) -> Result<EventFd, Error> {
-    let event = EventFd::new(EFD_NONBLOCK).map_err(Error::EventFd)?;
+    let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(Error::EventFd)?;
     interrupts
         .connect_pin(gsi, &event)
         .map_err(Error::Interrupts)?;

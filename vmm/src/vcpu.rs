@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
 };
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
@@ -63,7 +63,24 @@ impl Vcpu {
     }
 }
 
+/// Reports a vCPU thread that panics, where a panic does not end the process: a VM without one of its vCPUs
+/// would stand still for ever.
+struct Guard<'a> {
+    id: u8,
+    shared: &'a Shared,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let what = format!("vCPU {}: its thread failed: a defect of minivmm", self.id);
+            self.shared.end.report(End::Fault { what });
+        }
+    }
+}
+
 fn run(id: u8, mut vcpu: VcpuFd, shared: &Shared) {
+    let _guard = Guard { id, shared };
     while !shared.stop.load(Ordering::Acquire) {
         let fault = match vcpu.run() {
             Ok(VcpuExit::IoOut(port, data)) => {

@@ -58,6 +58,7 @@ impl Vm {
             power_button,
             sink,
             console,
+            torn_down: false,
         };
         for (id, vcpu) in (0..).zip(vcpus) {
             let vcpu =
@@ -79,6 +80,7 @@ pub struct Handle {
     power_button: EventFd,
     sink: ConsoleSink,
     console: Console,
+    torn_down: bool,
 }
 
 impl Handle {
@@ -94,6 +96,11 @@ impl Handle {
         self.shared.end.report(End::Killed);
     }
 
+    /// Ends the VM because the back end of a share is gone.
+    pub fn lose_share(&self, tag: String) {
+        self.shared.end.report(End::BackendLost { tag });
+    }
+
     /// Waits for the VM's end, stops its threads and devices, and says how it ended.
     pub fn wait(mut self) -> End {
         let end = wait_for(&self.shared.end);
@@ -102,6 +109,9 @@ impl Handle {
     }
 
     fn tear_down(&mut self) {
+        if std::mem::replace(&mut self.torn_down, true) {
+            return;
+        }
         self.shared.stop.store(true, Ordering::Release);
         for vcpu in &self.vcpus {
             vcpu.kick();

@@ -1,10 +1,10 @@
 //! All tests: unit tests here, and those that boot guests where KVM is able.
 
+mod guests;
 mod tally;
 
 use std::collections::BTreeSet;
 use std::env;
-use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,6 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::Value;
 
 use crate::command::{Tied, capture, cargo};
-use crate::lab::{self, Job};
 use crate::progress::Steps;
 use crate::{guest, tools, workspace};
 use tally::{Tally, TestOutput};
@@ -43,14 +42,8 @@ pub fn run() -> Result<u8> {
         }
     }
 
-    let mut booted = TestOutput::default();
-    let code = lab::run(&kvm_job(kvm, &guest, virtiofsd), Some(&mut booted))?;
-    if code != 0 {
-        complaints.push(format!("the KVM tests ended with exit code {code}"));
-    }
-    if booted.results == 0 {
-        complaints.push("the KVM tests did not say how they went".to_owned());
-    }
+    let booted = guests::run(&kvm, &guest, &virtiofsd)?;
+    complaints.extend(booted.complaints);
 
     let sum = unit.tally + booted.tally;
     let in_ci = env::var_os("CI").is_some_and(|value| !value.is_empty());
@@ -163,19 +156,6 @@ fn cargo_test(arguments: &[String], virtiofsd: &Path, output: &mut TestOutput) -
         }
     }
     Ok(cargo.0.wait()?.success())
-}
-
-fn kvm_job(tests: PathBuf, guest: &Path, virtiofsd: PathBuf) -> Job {
-    let mut job = Job::new(vec![tests.into(), "--test-threads=1".into()]);
-    job.environment = [
-        ("MINIVMM_REQUIRE_KVM", OsString::from("1")),
-        ("MINIVMM_GUEST", guest.into()),
-        ("MINIVMM_BIN", workspace::minivmm().into()),
-        ("MINIVMM_VIRTIOFSD", virtiofsd.into()),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .to_vec();
-    job
 }
 
 #[cfg(test)]

@@ -7,6 +7,9 @@ use std::{
 
 use crate::tag::Tag;
 
+/// Reads of a turn at most: a full pipe is 16.
+const READS: usize = 16;
+
 /// Bytes of a line at most; the rest of a longer one is dropped.
 const LINE_MAX: usize = 1024;
 
@@ -31,7 +34,8 @@ impl Log {
     /// Logs what has been printed so far; says whether more can come.
     pub(super) fn drain(&mut self) -> bool {
         let mut buffer = [0; 4096];
-        loop {
+        // Bounded: who prints without pause is heard again when the others have been.
+        for _ in 0..READS {
             match self.pipe.read(&mut buffer) {
                 Ok(0) => {
                     self.lines.finish(|line| log(&self.tag, line));
@@ -46,6 +50,7 @@ impl Log {
                 }
             }
         }
+        true
     }
 }
 

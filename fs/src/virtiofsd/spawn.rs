@@ -104,7 +104,8 @@ fn before_exec(
     }
     unblock_signals()?;
     rustix::thread::set_no_new_privs(true)?;
-    // Of all descriptors only this one, and only here, is inherited.
+    // Of all descriptors only this one, and only here, is inherited: not what we were started with either.
+    close_others_on_exec()?;
     fcntl_setfd(listener, FdFlags::empty())?;
     if let Some((socket, nofile)) = namespace {
         let limit = Rlimit {
@@ -132,6 +133,24 @@ fn own_user_namespace(socket: &UnixStream) -> io::Result<()> {
         Ok(())
     } else {
         Err(io::ErrorKind::PermissionDenied.into())
+    }
+}
+
+/// Marks every descriptor behind standard error.
+#[allow(unsafe_code)]
+fn close_others_on_exec() -> io::Result<()> {
+    // SAFETY: the flag takes effect at exec only, so no descriptor that is in use here is lost.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            libc::STDERR_FILENO + 1,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

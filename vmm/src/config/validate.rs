@@ -56,7 +56,7 @@ pub enum Error {
     )]
     Tag(String),
     /// A tap's name that no interface can have.
-    #[error("interfaces.id: `{0}` is not 1 to {max} bytes without spaces or `/`", max = Limits::INTERFACE_NAME)]
+    #[error("interfaces.id: `{0}` is not 1 to {max} bytes without spaces, `/`, `:` or `%`", max = Limits::INTERFACE_NAME)]
     InterfaceName(String),
     /// A mount point that the guest could not use.
     #[error("shares.mount_point: `{0}` is not an absolute path without spaces, quotes or `:`")]
@@ -119,7 +119,7 @@ impl VmConfig {
         )?;
         for (n, interface) in self.interfaces.iter().enumerate() {
             let id = &interface.id;
-            let odd = |c: char| c.is_whitespace() || c.is_control() || c == '/' || c == '%';
+            let odd = |c: char| c.is_whitespace() || c.is_control() || "/:%".contains(c);
             if id.is_empty()
                 || id.len() > Limits::INTERFACE_NAME
                 || id.contains(odd)

@@ -67,14 +67,7 @@ enum Place {
 
 /// Runs `job`, says on standard error where, passes its output on, and also to `tee`. Returns its exit code.
 pub fn run(job: &Job, tee: Option<&mut dyn Write>) -> Result<u8> {
-    let place = if job.force_lab {
-        Place::Lab {
-            reason: "--force-lab".to_owned(),
-        }
-    } else {
-        place()?
-    };
-    match place {
+    match place(job)? {
         Place::Here => {
             eprintln!("lab: KVM here is able, running directly");
             run_here(job, tee)
@@ -86,8 +79,18 @@ pub fn run(job: &Job, tee: Option<&mut dyn Write>) -> Result<u8> {
     }
 }
 
+/// Whether `job` runs in the lab and not directly.
+pub fn is_needed(job: &Job) -> Result<bool> {
+    Ok(place(job)? != Place::Here)
+}
+
 /// Asks `minivmm check`.
-fn place() -> Result<Place> {
+fn place(job: &Job) -> Result<Place> {
+    if job.force_lab {
+        return Ok(Place::Lab {
+            reason: "--force-lab".to_owned(),
+        });
+    }
     let minivmm = workspace::minivmm();
     if !minivmm.exists() {
         let reason = format!("{} is not built yet", minivmm.display());

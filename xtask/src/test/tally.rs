@@ -54,6 +54,12 @@ impl Tally {
     }
 }
 
+/// Reads `test boot::one ... FAILED`, coloured or not.
+fn failed(line: &str) -> Option<String> {
+    let (name, outcome) = line.strip_prefix("test ")?.split_once(" ... ")?;
+    outcome.contains("FAILED").then(|| name.trim().to_owned())
+}
+
 /// Takes the output of test programs.
 #[derive(Debug, Default)]
 pub struct TestOutput {
@@ -61,6 +67,8 @@ pub struct TestOutput {
     pub tally: Tally,
     /// How many there were.
     pub results: u32,
+    /// The tests that were said to have failed.
+    pub failed: Vec<String>,
     line: Vec<u8>,
 }
 
@@ -71,10 +79,12 @@ impl io::Write for TestOutput {
                 self.line.push(*byte);
                 continue;
             }
-            if let Some(tally) = Tally::parse(&String::from_utf8_lossy(&self.line)) {
+            let line = String::from_utf8_lossy(&self.line);
+            if let Some(tally) = Tally::parse(&line) {
                 self.tally = self.tally + tally;
                 self.results += 1;
             }
+            self.failed.extend(failed(&line));
             self.line.clear();
         }
         Ok(bytes.len())
@@ -107,6 +117,17 @@ mod tests {
         output.write_all(b"t; finished in 1.20s\n").unwrap();
         assert_eq!(output.results, 2);
         assert_eq!(output.tally.to_string(), "12 passed, 3 failed, 5 skipped");
+    }
+
+    #[test]
+    fn failed_tests_are_named() {
+        let mut output = TestOutput::default();
+        output
+            .write_all(
+                b"test a::b    ... ok\ntest c ... \x1b[31mFAILED\x1b[0m\ntest result: FAILED.\n",
+            )
+            .unwrap();
+        assert_eq!(output.failed, ["c"]);
     }
 
     #[test]
