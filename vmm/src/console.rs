@@ -9,6 +9,9 @@ use std::{
 
 use minivmm_devices::legacy::ConsoleSink;
 
+/// How long output is gathered: too short for a person to see.
+const TOGETHER: Duration = Duration::from_millis(3);
+
 /// The thread.
 pub struct Console {
     /// Its sender is the thread's, and is dropped when the thread ends.
@@ -31,6 +34,9 @@ impl Console {
                         continue;
                     }
                     let written = output.write_all(&bytes).and_then(|()| output.flush());
+                    // A serial port's bytes come one by one: those of this time go together, and the vCPU
+                    // that sends them wakes nobody meanwhile.
+                    thread::sleep(TOGETHER);
                     if let Err(error) = written {
                         tracing::warn!("the console's output is lost from here on: {error}");
                         broken = true;
