@@ -4,9 +4,11 @@
 //! * [`supervisor`]: the process that owns a VM's life: opens everything, starts virtiofsd and the VMM process
 //! * [`vmm_process`]: the process that runs the guest, with nothing but the descriptors it was given
 //! * [`protocol`]: what the two say to each other
+//! * [`failure`], [`log`]: exit codes and errors, and the log, of both
 
 mod cli;
 mod failure;
+mod log;
 mod protocol;
 mod supervisor;
 mod vmm_process;

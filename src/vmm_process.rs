@@ -18,8 +18,8 @@ use rustix::{
 };
 
 use crate::{
-    cli,
     failure::{self, Failure, with_causes},
+    log,
     protocol::{Channel, FromVmm, Role, ToVmm},
 };
 
@@ -27,12 +27,10 @@ use crate::{
 pub const NAME: &str = "minivmm-vmm";
 /// The descriptor on which it finds the supervisor.
 pub const CHANNEL_FD: i32 = 3;
-/// The environment variable that carries the level of the log.
-pub const LOG_LEVEL: &str = "MINIVMM_LOG";
 
 /// Runs one VM. Its exit code matters only where no message could be sent any more.
 pub fn main() -> ExitCode {
-    cli::init_log(&std::env::var(LOG_LEVEL).unwrap_or_default());
+    log::init(&std::env::var(log::LEVEL).unwrap_or_default());
     let Some(channel) = inherited_channel() else {
         return Failure::vmm("a VMM process is started by `minivmm run` alone").report();
     };

@@ -6,23 +6,22 @@ mod run;
 
 use std::{
     fs::File,
-    io::{IsTerminal, Read, Write},
+    io::{Read, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use clap::{Parser, Subcommand};
 use minivmm_vmm::{VmConfig, config::Limits};
-use tracing::level_filters::LevelFilter;
 
-use crate::failure::Failure;
+use crate::{failure::Failure, log};
 
 /// Runs one hardened service VM on KVM.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true, propagate_version = true)]
 struct Cli {
     /// How much is logged on standard error
-    #[arg(long, global = true, value_name = "LEVEL", env = "MINIVMM_LOG", default_value = "info",
+    #[arg(long, global = true, value_name = "LEVEL", env = log::LEVEL, default_value = "info",
           value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
     log: String,
     #[command(subcommand)]
@@ -72,7 +71,7 @@ enum ConfigVerb {
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    init_log(&cli.log);
+    log::init(&cli.log);
     let done = match &cli.verb {
         Verb::Run { config } => run::run(config, &cli.log),
         Verb::Check => check::check(),
@@ -86,20 +85,6 @@ pub fn main() -> ExitCode {
 /// Prints a line on standard output. A reader that has gone away is no reason to fail.
 fn say(line: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
-}
-
-/// The log: one line an event on standard error, coloured on a terminal. Time and origin are the
-/// journal's to add.
-pub fn init_log(level: &str) {
-    tracing_subscriber::fmt()
-        .with_max_level(level.parse().unwrap_or(LevelFilter::INFO))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        // A terminal that has gone away makes every write fail. That is no reason to end a guest.
-        .log_internal_errors(false)
-        .without_time()
-        .init();
 }
 
 /// Reads and checks a configuration file.

@@ -10,7 +10,7 @@ use std::{
     ptr,
 };
 
-use crate::{protocol::Channel, vmm_process};
+use crate::{log, protocol::Channel, vmm_process};
 
 /// The VMM process.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ pub fn spawn(channel: Channel, log_level: &str) -> io::Result<Child> {
     let program = File::open("/proc/self/exe")?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
     let name = CString::new(vmm_process::NAME)?;
-    let log = CString::new(format!("{}={log_level}", vmm_process::LOG_LEVEL))?;
+    let log = CString::new(format!("{}={log_level}", log::LEVEL))?;
     let argv = [name.as_ptr(), ptr::null()];
     let envp = [log.as_ptr(), ptr::null()];
 
