@@ -46,8 +46,8 @@ pub fn run(config: &VmConfig, log_level: &str) -> Result<End, Failure> {
     let (channel, theirs) = Channel::pair().map_err(Failure::vmm)?;
     let child = spawn::spawn(theirs, log_level).map_err(|error| {
         let hint = match error.kind() {
-            ErrorKind::PermissionDenied => {
-                ": let users make user namespaces (sysctl kernel.unprivileged_userns_clone=1), or run as root"
+            ErrorKind::PermissionDenied | ErrorKind::StorageFull => {
+                ": let users make user namespaces (sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces above 0), or run as root"
             }
             _ => "",
         };

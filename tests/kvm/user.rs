@@ -3,6 +3,7 @@
 use std::{fs, os::unix::fs::MetadataExt};
 
 use anyhow::{Result, ensure};
+use rustix::process::Signal;
 
 use crate::{
     Test,
@@ -10,10 +11,16 @@ use crate::{
     vm::{self, Vm},
 };
 
-pub const TESTS: &[Test] = &[Test {
-    name: "user::an_ordinary_user_runs_a_vm_and_owns_what_its_guest_writes",
-    run: ordinary_user,
-}];
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "user::an_ordinary_user_runs_a_vm_and_owns_what_its_guest_writes",
+        run: ordinary_user,
+    },
+    Test {
+        name: "user::kill_9_of_a_users_supervisor_leaves_nothing_either",
+        run: supervisor_killed,
+    },
+];
 
 const USER: u32 = 4321;
 
@@ -60,4 +67,23 @@ fn ordinary_user() -> Result<()> {
         made.uid()
     );
     Ok(())
+}
+
+/// The parent-death signal also reaches into the user namespaces that a user's processes are in.
+fn supervisor_killed() -> Result<()> {
+    let vm =
+        Vm::with_script("echo minivmm-guest: standing still\nsleep 100000\n")?.owned_by(USER)?;
+    let group = fs::metadata("/dev/kvm")?.gid().to_string();
+    let user = USER.to_string();
+    let vm = vm.by([
+        "setpriv", "--reuid", &user, "--regid", &user, "--groups", &group,
+    ]);
+    let mut running = vm.start()?;
+    running.wait_for("minivmm-guest: standing still")?;
+    let processes = vm::descendants(running.pid())?;
+    ensure!(processes.len() >= 2, "a VMM and a virtiofsd: {processes:?}");
+    running.signal(Signal::KILL)?;
+    vm::wait_gone(&processes)?;
+    running.wait()?;
+    vm.nothing_left()
 }
