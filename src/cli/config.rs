@@ -4,8 +4,7 @@ use std::{path::Path, process::ExitCode};
 
 use crate::{failure::Failure, supervisor::Opened};
 
-/// Checks a configuration file and opens everything that it names, but for the taps, which would be taken
-/// from a VM that runs.
+/// Checks a configuration file and the files and directories that it names.
 pub fn check(path: &Path) -> Result<ExitCode, Failure> {
     let config = super::load(path)?;
     Opened::check(&config)?;

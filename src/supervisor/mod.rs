@@ -20,7 +20,7 @@ use std::{
 };
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
-use minivmm_fs::{Share, Virtiofsd};
+use minivmm_fs::Virtiofsd;
 use minivmm_vmm::{End, VmConfig};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -91,10 +91,7 @@ fn start_shares(
     if let Some(program) = &opened.virtiofsd {
         let runtime = runtime_dir();
         for share in &config.shares {
-            let share = Share {
-                tag: share.tag.clone(),
-                source: share.source.clone(),
-            };
+            let share = opened::served(share);
             let (virtiofsd, stream) =
                 Virtiofsd::spawn(&share, program, &runtime).map_err(|error| {
                     match error.is_host_unable() {

@@ -12,9 +12,9 @@ use std::{
 };
 
 use minivmm_boot::bzimage::BzImage;
-use minivmm_fs::Program;
+use minivmm_fs::{Program, Share, virtiofsd::check_source};
 use minivmm_net::Tap;
-use minivmm_vmm::{Blame, VmConfig, cmdline, kvm, layout};
+use minivmm_vmm::{Blame, VmConfig, cmdline, config, kvm, layout};
 
 use crate::failure::{Failure, with_causes};
 
@@ -83,12 +83,17 @@ impl Opened {
     pub fn check(config: &VmConfig) -> Result<(), Failure> {
         kernel(config)?;
         for share in &config.shares {
-            std::fs::read_dir(&share.source).map_err(|error| {
-                let source = share.source.display();
-                Failure::config(format!("share `{}`: source {source}: {error}", share.tag))
-            })?;
+            check_source(&served(share)).map_err(Failure::config)?;
         }
         Ok(())
+    }
+}
+
+/// A share as virtiofsd serves it.
+pub fn served(share: &config::Share) -> Share {
+    Share {
+        tag: share.tag.clone(),
+        source: share.source.clone(),
     }
 }
 

@@ -296,8 +296,8 @@ fn abandon(mut child: Child) {
     let _ = child.wait();
 }
 
-/// The absolute path of a source that is a directory which we can read.
-fn check_source(share: &Share) -> Result<String, Error> {
+/// The absolute path of a source that is a directory which we can read; [`Virtiofsd::spawn`] asks for it too.
+pub fn check_source(share: &Share) -> Result<String, Error> {
     let (tag, path) = (share.tag.clone(), share.source.clone());
     let unreadable = |source| Error::Source {
         tag: tag.clone(),

@@ -18,8 +18,6 @@ impl Limits {
     pub const SHARES: usize = 8;
     /// Name servers of an interface that `ip=` can carry.
     pub const DNS: usize = 2;
-    /// Bytes of a share's tag (virtio 1.3, 5.11.4).
-    pub const TAG: usize = minivmm_fs::Tag::MAX;
     /// Bytes of an interface's name (IFNAMSIZ without its end).
     pub const INTERFACE_NAME: usize = 15;
     /// Bytes of a configuration file.
