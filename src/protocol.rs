@@ -1,31 +1,41 @@
 //! What the supervisor and the VMM process say to each other: one JSON text a message on a SOCK_SEQPACKET
-//! pair, the first with the descriptors that the VMM works on.
+//! pair, the first with the descriptors that the VMM works on. The configuration is one of them, a sealed
+//! memfd, because it may be larger than a message ([`send_config`], [`receive_config`]).
 //!
 //! The VMM is distrusted once its guest runs: the supervisor takes only [`FromVmm`] from it, bounded in
 //! size; a descriptor that comes along is closed.
 
 use std::{
-    io::{self, IoSlice, IoSliceMut},
+    fs::File,
+    io::{self, IoSlice, IoSliceMut, Read, Seek, Write},
     mem::MaybeUninit,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
 use minivmm_vmm::{Blame, End, VmConfig};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
-    sendmsg, socketpair,
+use rustix::{
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+        SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+        sendmsg, socketpair,
+    },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// Bytes of a message at most; a configuration within its limits stays far below.
+/// Bytes of a message at most.
 const MAX_MESSAGE: usize = 128 * 1024;
-/// Descriptors of a message at most: five of the machine, eight taps, eight shares.
+/// Descriptors of a message at most: six of the machine, eight taps, eight shares.
 const MAX_FDS: usize = 32;
+/// Bytes of a configuration as JSON at most. A file of [`Limits::FILE`](minivmm_vmm::config::Limits::FILE) bytes stays
+/// below: JSON at most doubles a character, and adds the keys with default values.
+const MAX_CONFIG: u64 = 4 << 20;
 
 /// What a descriptor of [`ToVmm::Start`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
+    /// What the machine is, as [`send_config`] puts it into a memfd.
+    Config,
     /// `/dev/kvm`.
     Kvm,
     /// The kernel image.
@@ -47,8 +57,6 @@ pub enum Role {
 pub enum ToVmm {
     /// The VM to run; comes first and once, with a descriptor for each role.
     Start {
-        /// What the machine is.
-        config: Box<VmConfig>,
         /// What the descriptors are.
         roles: Vec<Role>,
     },
@@ -77,6 +85,32 @@ pub enum FromVmm {
     },
     /// The VM ended; the last message.
     Ended(End),
+}
+
+/// A memfd with `config`, which nobody can change any more.
+pub fn send_config(config: &VmConfig) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(memfd_create("config", flags)?);
+    let text = serde_json::to_vec(config)?;
+    if text.len() as u64 > MAX_CONFIG {
+        return Err(io::Error::other("the configuration is too large"));
+    }
+    file.write_all(&text)?;
+    fcntl_add_seals(
+        &file,
+        SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
+    )?;
+    Ok(file.into())
+}
+
+/// What [`send_config`] put into `fd`.
+pub fn receive_config(fd: OwnedFd) -> io::Result<VmConfig> {
+    let mut file = File::from(fd);
+    // Both processes have the one position.
+    file.rewind()?;
+    let mut text = Vec::new();
+    file.take(MAX_CONFIG).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
 }
 
 /// One end of the connection.
@@ -204,6 +238,18 @@ mod tests {
         assert!(matches!(message, ToVmm::Kill) && fds.is_empty());
         drop(ours);
         assert!(theirs.receive::<ToVmm>().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_configuration_larger_than_a_message_arrives_and_nobody_can_change_it() {
+        let mut config = VmConfig::from_toml("name = \"a\"\n[kernel]\npath = \"k\"\n").unwrap();
+        config.kernel.cmdline = "\"".repeat(1 << 20);
+        let fd = send_config(&config).unwrap();
+        let again = File::from(fd.try_clone().unwrap());
+        assert!((&again).write_all(b"x").is_err());
+        assert!(again.set_len(0).is_err());
+        let received = receive_config(fd).unwrap();
+        assert_eq!(received.kernel.cmdline, config.kernel.cmdline);
     }
 
     #[test]

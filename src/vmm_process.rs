@@ -20,7 +20,7 @@ use rustix::{
 use crate::{
     failure::{self, Failure, with_causes},
     log,
-    protocol::{Channel, FromVmm, Role, ToVmm},
+    protocol::{Channel, FromVmm, Role, ToVmm, receive_config},
 };
 
 /// The name (argument 0) that makes this program a VMM process.
@@ -70,11 +70,12 @@ fn serve(channel: &Channel) -> io::Result<()> {
     let Some((message, fds)) = channel.receive::<ToVmm>()? else {
         return Err(io::ErrorKind::UnexpectedEof.into());
     };
-    let ToVmm::Start { config, roles } = message else {
+    let ToVmm::Start { roles } = message else {
         return Err(io::Error::other("the first message was not a start"));
     };
-    let started = resources(roles, fds)
-        .and_then(|resources| start(&config, resources).map_err(|e| (e.blame(), with_causes(&e))));
+    let started = resources(roles, fds).and_then(|(config, resources)| {
+        start(&config, resources).map_err(|e| (e.blame(), with_causes(&e)))
+    });
     let handle = match started {
         Ok(handle) => handle,
         Err((blame, message)) => return channel.send(&FromVmm::Failed { blame, message }, &[]),
@@ -118,17 +119,27 @@ fn obey(channel: &Channel, handle: &Handle) {
     }
 }
 
-/// Sorts the descriptors by what they are.
-fn resources(roles: Vec<Role>, fds: Vec<OwnedFd>) -> Result<Resources, (Blame, String)> {
+/// Sorts the descriptors by what they are, and reads the configuration.
+fn resources(
+    roles: Vec<Role>,
+    fds: Vec<OwnedFd>,
+) -> Result<(VmConfig, Resources), (Blame, String)> {
     let wrong = |what: &str| (Blame::Vmm, format!("the start message lacks {what}"));
     if roles.len() != fds.len() {
         return Err(wrong("descriptors"));
     }
-    let (mut kvm, mut kernel, mut initrd) = (None, None, None);
+    let (mut config, mut kvm, mut kernel, mut initrd) = (None, None, None, None);
     let (mut entropy, mut console) = (None, None);
     let (mut taps, mut shares) = (Vec::new(), Vec::new());
     for (role, fd) in roles.into_iter().zip(fds) {
         match role {
+            Role::Config => {
+                let received = receive_config(fd).map_err(|error| {
+                    let why = format!("the configuration did not arrive: {error}");
+                    (Blame::Vmm, why)
+                })?;
+                config = Some(received);
+            }
             Role::Kvm => kvm = Some(fd),
             Role::Kernel => kernel = Some(File::from(fd)),
             Role::Initrd => initrd = Some(File::from(fd)),
@@ -138,7 +149,8 @@ fn resources(roles: Vec<Role>, fds: Vec<OwnedFd>) -> Result<Resources, (Blame, S
             Role::Share => shares.push(UnixStream::from(fd)),
         }
     }
-    Ok(Resources {
+    let config = config.ok_or_else(|| wrong("a configuration"))?;
+    let resources = Resources {
         kvm: kvm.ok_or_else(|| wrong("KVM"))?,
         kernel: kernel.ok_or_else(|| wrong("a kernel"))?,
         initrd,
@@ -146,5 +158,6 @@ fn resources(roles: Vec<Role>, fds: Vec<OwnedFd>) -> Result<Resources, (Blame, S
         taps,
         shares,
         console: Box::new(console.ok_or_else(|| wrong("a console"))?),
-    })
+    };
+    Ok((config, resources))
 }

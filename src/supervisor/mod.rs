@@ -29,7 +29,7 @@ pub use opened::Opened;
 
 use crate::{
     failure::{Failure, one_line},
-    protocol::{Channel, FromVmm, Role, ToVmm},
+    protocol::{Channel, FromVmm, Role, ToVmm, send_config},
 };
 use spawn::Child;
 use stop::{Action, Stop};
@@ -177,8 +177,16 @@ impl Supervisor {
         opened: Opened,
         shares: Vec<UnixStream>,
     ) -> std::io::Result<()> {
-        let mut roles = vec![Role::Kvm, Role::Kernel, Role::Entropy, Role::Console];
+        let config = send_config(config)?;
+        let mut roles = vec![
+            Role::Config,
+            Role::Kvm,
+            Role::Kernel,
+            Role::Entropy,
+            Role::Console,
+        ];
         let mut fds: Vec<BorrowedFd<'_>> = vec![
+            config.as_fd(),
             opened.kvm.as_fd(),
             opened.kernel.as_fd(),
             opened.entropy.as_fd(),
@@ -196,8 +204,7 @@ impl Supervisor {
             roles.push(Role::Share);
             fds.push(share.as_fd());
         }
-        let config = Box::new(config.clone());
-        self.channel.send(&ToVmm::Start { config, roles }, &fds)
+        self.channel.send(&ToVmm::Start { roles }, &fds)
     }
 
     fn run(self) -> Result<End, Failure> {
