@@ -2,6 +2,8 @@
 
 use std::{path::Path, process::ExitCode};
 
+use minivmm_vmm::VmConfig;
+
 use crate::{failure::Failure, supervisor::Opened};
 
 /// Checks a configuration file and the files and directories that it names.
@@ -13,5 +15,12 @@ pub fn check(path: &Path) -> Result<ExitCode, Failure> {
         path.display(),
         config.name
     ));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the schema of configuration files.
+pub fn schema() -> Result<ExitCode, Failure> {
+    // The alternate form of a JSON value is the indented one.
+    super::say(format_args!("{:#}", VmConfig::json_schema()));
     Ok(ExitCode::SUCCESS)
 }

@@ -66,6 +66,11 @@ enum ConfigVerb {
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Print the JSON Schema of configurations
+    ///
+    /// Editors complete and check a TOML file by it. It says what every key is for, its type, its default and its
+    /// limits; docs/config.md is made from it.
+    Schema,
 }
 
 /// Reads the command line and does what it says.
@@ -78,6 +83,9 @@ pub fn main() -> ExitCode {
         Verb::Config {
             verb: ConfigVerb::Check { config },
         } => config::check(config),
+        Verb::Config {
+            verb: ConfigVerb::Schema,
+        } => config::schema(),
     };
     done.unwrap_or_else(|failure| failure.report())
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::command::{cargo, program, run};
-use crate::workspace;
+use crate::{docs, workspace};
 
 /// Scripts, and the shell that reads them.
 const SCRIPTS: [(&str, &str); 7] = [
@@ -18,7 +18,7 @@ const SCRIPTS: [(&str, &str); 7] = [
     ("bash", ".ci/run"),
 ];
 
-/// Checks the format, clippy's warnings, and that every script can be read.
+/// Checks the format, clippy's warnings, that every script can be read, and that docs/config.md is what the schema says.
 pub fn run_all() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--check"]))?;
     run(cargo()
@@ -28,5 +28,5 @@ pub fn run_all() -> Result<()> {
         let script: &Path = &workspace::root().join(script);
         run(program(shell).arg("-n").arg(script))?;
     }
-    Ok(())
+    docs::check()
 }

@@ -6,6 +6,7 @@ mod command;
 mod cpio;
 mod debian;
 mod demo;
+mod docs;
 mod guest;
 mod kernel;
 mod lab;
@@ -51,6 +52,8 @@ enum Verb {
     Test,
     /// Check formatting, warnings and scripts
     Lint,
+    /// Make the part of docs/config.md that follows from the configuration's schema
+    Docs,
     /// Remove what the lab, the guests and the tools keep
     CleanLab,
     /// Run a command where KVM is able: here, or in the lab
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         Verb::HoldVm => lab::hold_vm(),
         Verb::Test => test::run(),
         Verb::Lint => lint::run_all().map(|()| 0),
+        Verb::Docs => docs::write().map(|()| 0),
         Verb::CleanLab => cache::clear().map(|()| 0),
         Verb::Lab(lab) => lab::run(&lab.into(), None),
     };

@@ -5,6 +5,7 @@
 //! configuration, so a value built in code is held to the same limits.
 
 mod limits;
+mod schema;
 mod toml_text;
 mod validate;
 
@@ -12,31 +13,39 @@ use std::{path::PathBuf, time::Duration};
 
 use minivmm_fs::Tag;
 use minivmm_net::MacAddr;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use limits::Limits;
 pub use toml_text::TomlError;
 pub use validate::Error;
 
+use crate::slots;
+
 /// One virtual machine.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VmConfig {
     /// Name of the VM, in logs and paths: letters, digits, `-`, `_` and `.`.
+    #[schemars(schema_with = "schema::name")]
     pub name: String,
     /// Number of vCPUs.
     #[serde(default = "default_vcpu")]
+    #[schemars(range(min = 1, max = Limits::VCPU))]
     pub vcpu: u8,
-    /// Memory in MiB.
+    /// Memory.
     #[serde(default = "default_mem")]
+    #[schemars(range(min = Limits::MEM_MIN, max = Limits::MEM_MAX), extend("x-unit" = "MiB"))]
     pub mem: u32,
     /// What is booted.
     pub kernel: Kernel,
     /// Network interfaces, in the order of their PCI slots.
     #[serde(default)]
+    #[schemars(length(max = Limits::INTERFACES))]
     pub interfaces: Vec<Interface>,
     /// Shared directories, in the order of their PCI slots.
     #[serde(default)]
+    #[schemars(length(max = Limits::SHARES))]
     pub shares: Vec<Share>,
     /// How the VM ends.
     #[serde(default)]
@@ -44,7 +53,7 @@ pub struct VmConfig {
 }
 
 /// The kernel and what it is told.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Kernel {
     /// A Linux bzImage.
@@ -58,7 +67,7 @@ pub struct Kernel {
 }
 
 /// How an interface reaches the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum InterfaceType {
     /// A tap device that exists on the host.
@@ -66,28 +75,33 @@ pub enum InterfaceType {
 }
 
 /// A network interface.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Interface {
     /// How it reaches the host.
     #[serde(rename = "type")]
     pub kind: InterfaceType,
-    /// Name of the tap on the host, at most 15 bytes.
+    /// Name of the tap on the host.
+    #[schemars(schema_with = "schema::interface_name")]
     pub id: String,
     /// The guest's MAC address.
     #[serde(with = "text")]
+    #[schemars(schema_with = "schema::mac")]
     pub mac: MacAddr,
-    /// The guest's address with its prefix length, as `192.168.83.2/24`; told to the guest.
+    /// The guest's address with its prefix length; told to the guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::ipv4_cidr")]
     pub address: Option<Ipv4Cidr>,
     /// The guest's default gateway; told to the guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<std::net::Ipv4Addr>,
-    /// Name servers; told to the guest, at most two.
+    /// Name servers; told to the guest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = Limits::DNS))]
     pub dns: Vec<std::net::Ipv4Addr>,
     /// PCI slot instead of the one that follows from the order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = slots::LAST))]
     pub slot: Option<u8>,
 }
 
@@ -128,7 +142,7 @@ impl From<Ipv4Cidr> for String {
 }
 
 /// The protocol of a share.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ShareProto {
     /// virtio-fs, served by virtiofsd.
@@ -136,35 +150,40 @@ pub enum ShareProto {
     Virtiofs,
     /// Known so that it can be refused with a hint.
     #[serde(rename = "9p")]
+    #[schemars(skip)]
     NineP,
 }
 
 /// A directory of the host that the guest sees.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Share {
-    /// The virtio-fs tag, 1 to 36 bytes.
+    /// The virtio-fs tag, by which the guest mounts it.
     #[serde(with = "text")]
+    #[schemars(schema_with = "schema::tag")]
     pub tag: Tag,
     /// The directory on the host, served by a virtiofsd that minivmm starts.
     pub source: PathBuf,
     /// Where the guest mounts it; told to the guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::mount_point")]
     pub mount_point: Option<PathBuf>,
     /// The protocol.
     #[serde(default)]
     pub proto: ShareProto,
     /// PCI slot instead of the one that follows from the order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = slots::LAST))]
     pub slot: Option<u8>,
 }
 
 /// How the VM ends.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Lifecycle {
-    /// How long the guest has to shut down after the power button, as `120s`.
+    /// How long the guest has to shut down after the power button.
     #[serde(default = "default_stop_timeout", with = "duration")]
+    #[schemars(schema_with = "schema::duration")]
     pub stop_timeout: Duration,
 }
 

@@ -1,0 +1,120 @@
+//! The configuration's schema as JSON Schema, for editors, for docs/config.md and for other makers of files.
+//!
+//! Derived from the structs, so a key that serde takes is in it and no other. What a number or a text may be is said here
+//! and by `#[schemars(…)]` at the fields, from [`Limits`]; what needs more than one value to be judged is left to
+//! [`VmConfig::validate`](super::VmConfig::validate).
+
+use schemars::{Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
+use serde_json::Value;
+
+use super::{Limits, VmConfig};
+
+impl VmConfig {
+    /// The JSON Schema (draft 2020-12) of a configuration file, without references: every section is spelled out where
+    /// it is. `x-unit`, a keyword of ours because JSON Schema has none, is the unit of a number.
+    pub fn json_schema() -> Value {
+        let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
+        let mut schema = settings.into_generator().into_root_schema_for::<Self>();
+        schema.insert("title".to_owned(), "minivmm: one VM".into());
+        let mut schema = Value::from(schema);
+        forget_null(&mut schema);
+        schema
+    }
+}
+
+/// TOML has no null: a key that may be left out is one that is not required.
+fn forget_null(schema: &mut Value) {
+    match schema {
+        Value::Object(object) => {
+            if let Some(Value::Array(types)) = object.get_mut("type") {
+                types.retain(|name| name != "null");
+                if let [only] = types.as_slice() {
+                    let only = only.clone();
+                    object.insert("type".to_owned(), only);
+                }
+            }
+            if let Some(Value::Array(alternatives)) = object.get_mut("anyOf") {
+                alternatives.retain(|schema| schema["type"] != "null");
+                if let [Value::Object(only)] = alternatives.as_slice() {
+                    let only = only.clone();
+                    object.remove("anyOf");
+                    for (keyword, value) in only {
+                        // What the field says of itself goes before what its type says.
+                        object.entry(keyword).or_insert(value);
+                    }
+                }
+            }
+            if object.get("default").is_some_and(Value::is_null) {
+                object.remove("default");
+            }
+            object.values_mut().for_each(forget_null);
+        }
+        Value::Array(values) => values.iter_mut().for_each(forget_null),
+        _ => {}
+    }
+}
+
+/// A VM's name.
+pub(super) fn name(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "maxLength": Limits::NAME,
+        "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$",
+    })
+}
+
+/// A [`MacAddr`](minivmm_net::MacAddr): the second digit is even.
+pub(super) fn mac(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "pattern": "^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$",
+        "not": { "const": "00:00:00:00:00:00" },
+        "examples": ["02:00:00:00:00:01"],
+    })
+}
+
+/// An [`Ipv4Cidr`](super::Ipv4Cidr).
+pub(super) fn ipv4_cidr(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "pattern": r"^([0-9]{1,3}\.){3}[0-9]{1,3}/([0-9]|[12][0-9]|3[0-2])$",
+        "examples": ["192.168.83.2/24"],
+    })
+}
+
+/// The name of a host's interface.
+pub(super) fn interface_name(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "minLength": 1,
+        "maxLength": Limits::INTERFACE_NAME,
+        "pattern": r"^[^\s/:%]+$",
+    })
+}
+
+/// A [`Tag`](minivmm_fs::Tag) that can stand in a kernel command line.
+pub(super) fn tag(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "minLength": 1,
+        "maxLength": minivmm_fs::Tag::MAX,
+        "pattern": r#"^[^\s,:"]+$"#,
+    })
+}
+
+/// An absolute path in the guest that can stand in a kernel command line.
+pub(super) fn mount_point(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "pattern": r#"^/[^\s,:"]+$"# })
+}
+
+/// A duration with its unit.
+pub(super) fn duration(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "pattern": "^([0-9]+ ?(ms|s|sec|m|min|h|d) ?)+$",
+        "examples": ["120s", "2m 30s"],
+    })
+}
+
+#[cfg(test)]
+mod tests;
