@@ -18,11 +18,22 @@ const SCRIPTS: [(&str, &str); 7] = [
     ("bash", ".ci/run"),
 ];
 
-/// Checks the format, clippy's warnings, that every script can be read, and that docs/config.md is what the schema says.
+/// Checks the format, clippy's warnings (of the fuzz targets as well, which are a workspace of their own), that every
+/// script can be read, and that docs/config.md is what the schema says.
 pub fn run_all() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--check"]))?;
     run(cargo()
         .args(["clippy", "--workspace", "--all-targets", "--locked"])
+        .args(["--", "-D", "warnings"]))?;
+    let fuzz = workspace::root().join("fuzz/Cargo.toml");
+    run(cargo()
+        .args(["fmt", "--check", "--manifest-path"])
+        .arg(&fuzz))?;
+    run(cargo()
+        .args(["clippy", "--all-targets", "--manifest-path"])
+        .arg(&fuzz)
+        .arg("--target-dir")
+        .arg(workspace::target().join("fuzz"))
         .args(["--", "-D", "warnings"]))?;
     for (shell, script) in SCRIPTS {
         let script: &Path = &workspace::root().join(script);

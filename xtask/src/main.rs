@@ -7,6 +7,7 @@ mod cpio;
 mod debian;
 mod demo;
 mod docs;
+mod fuzz;
 mod guest;
 mod kernel;
 mod lab;
@@ -54,10 +55,22 @@ enum Verb {
     Lint,
     /// Make the part of docs/config.md that follows from the configuration's schema
     Docs,
+    /// Run fuzz targets, all or those that are named, and fail if one finds something
+    Fuzz(Fuzz),
     /// Remove what the lab, the guests and the tools keep
     CleanLab,
     /// Run a command where KVM is able: here, or in the lab
     Lab(Lab),
+}
+
+#[derive(Debug, Args)]
+struct Fuzz {
+    /// Targets, as fuzz/Cargo.toml names them
+    #[arg(value_name = "TARGET")]
+    targets: Vec<String>,
+    /// How long each is run
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    seconds: u64,
 }
 
 #[derive(Debug, Args)]
@@ -94,6 +107,7 @@ fn main() -> ExitCode {
         Verb::Test => test::run(),
         Verb::Lint => lint::run_all().map(|()| 0),
         Verb::Docs => docs::write().map(|()| 0),
+        Verb::Fuzz(fuzz) => fuzz::run_targets(&fuzz.targets, fuzz.seconds),
         Verb::CleanLab => cache::clear().map(|()| 0),
         Verb::Lab(lab) => lab::run(&lab.into(), None),
     };

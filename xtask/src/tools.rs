@@ -9,7 +9,7 @@ use crate::command::{capture, cargo, is_root, program, quiet_in_a_pipe, run};
 use crate::{debian, workspace};
 
 /// Debian packages, and what they are for.
-const PACKAGES: [(&str, &str); 10] = [
+const PACKAGES: [(&str, &str); 11] = [
     ("qemu-system-x86", "the lab"),
     ("e2fsprogs", "the lab's scratch disk"),
     ("kmod", "which module needs which"),
@@ -18,6 +18,7 @@ const PACKAGES: [(&str, &str); 10] = [
     ("iproute2", "network namespaces and taps"),
     ("bind9-dnsutils", "dig"),
     ("acpica-tools", "iasl reads the ACPI tables in tests"),
+    ("g++", "building libFuzzer"),
     ("libcap-ng-dev", "building virtiofsd"),
     ("libseccomp-dev", "building virtiofsd"),
 ];
