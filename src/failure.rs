@@ -57,6 +57,14 @@ impl Failure {
         Self::new(Blame::Vmm, message)
     }
 
+    /// Changes the message, if it is the configuration's matter.
+    pub fn of_config(self, change: impl FnOnce(&str) -> String) -> Self {
+        match self.blame {
+            Blame::Config => Self::config(change(&self.message)),
+            _ => self,
+        }
+    }
+
     /// Says it on standard error and gives the exit code.
     pub fn report(&self) -> ExitCode {
         // Where nobody listens the exit code says it alone.

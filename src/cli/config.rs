@@ -4,16 +4,17 @@ use std::{path::Path, process::ExitCode};
 
 use minivmm_vmm::VmConfig;
 
+use super::config_file::ConfigFile;
 use crate::{failure::Failure, supervisor::Opened};
 
 /// Checks a configuration file and the files and directories that it names.
 pub fn check(path: &Path) -> Result<ExitCode, Failure> {
-    let config = super::load(path)?;
-    Opened::check(&config)?;
+    let file = ConfigFile::read(path)?;
+    Opened::check(&file.config).map_err(|failure| file.located(failure))?;
     super::say(format_args!(
         "{}: VM `{}` is fine",
         path.display(),
-        config.name
+        file.config.name
     ));
     Ok(ExitCode::SUCCESS)
 }

@@ -2,19 +2,14 @@
 
 mod check;
 mod config;
+mod config_file;
 mod run;
 
-use std::{
-    fs::File,
-    io::{Read, Write},
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use minivmm_vmm::{VmConfig, config::Limits};
 
-use crate::{failure::Failure, log};
+use crate::log;
 
 /// Runs one hardened service VM on KVM.
 #[derive(Parser)]
@@ -93,31 +88,6 @@ pub fn main() -> ExitCode {
 /// Prints a line on standard output. A reader that has gone away is no reason to fail.
 fn say(line: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
-}
-
-/// Reads and checks a configuration file.
-fn load(path: &Path) -> Result<VmConfig, Failure> {
-    let name = path.display();
-    let failed = |error| Failure::config(format!("{name}: {error}"));
-    // One byte more than there may be, of whatever this is: a device has no size and no end.
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(Limits::FILE + 1).read_to_end(&mut bytes))
-        .map_err(failed)?;
-    if bytes.len() as u64 > Limits::FILE {
-        return Err(Failure::config(format!(
-            "{name}: more than {} bytes are no configuration",
-            Limits::FILE
-        )));
-    }
-    let text =
-        String::from_utf8(bytes).map_err(|error| Failure::config(format!("{name}: {error}")))?;
-    let config =
-        VmConfig::from_toml(&text).map_err(|error| Failure::config(format!("{name}: {error}")))?;
-    config
-        .validate()
-        .map_err(|error| Failure::config(format!("{name}: {error}")))?;
-    Ok(config)
 }
 
 #[cfg(test)]

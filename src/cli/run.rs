@@ -2,11 +2,12 @@
 
 use std::{path::Path, process::ExitCode};
 
+use super::config_file::ConfigFile;
 use crate::{failure::Failure, supervisor};
 
 /// Runs the VM of a configuration file until it ends.
 pub fn run(path: &Path, log_level: &str) -> Result<ExitCode, Failure> {
-    let config = super::load(path)?;
-    let end = supervisor::run(&config, log_level)?;
+    let file = ConfigFile::read(path)?;
+    let end = supervisor::run(&file.config, log_level).map_err(|failure| file.located(failure))?;
     Ok(ExitCode::from(crate::failure::exit_code(&end)))
 }

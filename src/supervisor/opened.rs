@@ -41,6 +41,7 @@ impl Opened {
     /// Opens what `config` names; the first thing that is missing is the error.
     pub fn open(config: &VmConfig) -> Result<Self, Failure> {
         let (kernel, initrd) = kernel(config)?;
+        sources(config)?;
         let virtiofsd = match config.shares.is_empty() {
             true => None,
             false => {
@@ -57,7 +58,7 @@ impl Opened {
                         true => Blame::Host,
                         false => Blame::Config,
                     };
-                    Failure::new(blame, error)
+                    Failure::new(blame, format!("interfaces.id: {error}"))
                 })
             })
             .collect::<Result<_, _>>()?;
@@ -82,10 +83,7 @@ impl Opened {
     /// is not asked, because a file is as right on a host without it.
     pub fn check(config: &VmConfig) -> Result<(), Failure> {
         kernel(config)?;
-        for share in &config.shares {
-            check_source(&served(share)).map_err(Failure::config)?;
-        }
-        Ok(())
+        sources(config)
     }
 }
 
@@ -95,6 +93,15 @@ pub fn served(share: &config::Share) -> Share {
         tag: share.tag.clone(),
         source: share.source.clone(),
     }
+}
+
+/// The directories that are shared.
+fn sources(config: &VmConfig) -> Result<(), Failure> {
+    for share in &config.shares {
+        check_source(&served(share))
+            .map_err(|error| Failure::config(format!("shares.source: {error}")))?;
+    }
+    Ok(())
 }
 
 fn kernel(config: &VmConfig) -> Result<(File, Option<File>), Failure> {

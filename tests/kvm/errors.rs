@@ -10,43 +10,46 @@ use crate::{
     vm::{self, Vm},
 };
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "errors::an_unknown_key_is_named_with_its_line_and_the_nearest_right_key",
-        run: || {
-            let output = broken(|c| c.replace("vcpu = 1", "vcpus = 1"))?;
-            output.says(
-                78,
-                &["test.toml: line 2:", "`vcpus`", "did you mean `vcpu`?"],
-            )
-        },
-    },
-    Test {
-        name: "errors::a_wrong_type_is_named_with_its_line",
-        run: || {
-            let output = broken(|c| c.replace("mem = 256", "mem = \"much\""))?;
-            output.says(78, &["test.toml: line 3: mem:", "expected u32"])
-        },
-    },
+mod file;
+
+pub fn tests() -> Vec<Test> {
+    [TESTS, file::TESTS].concat()
+}
+
+const TESTS: &[Test] = &[
     Test {
         name: "errors::a_missing_kernel_is_named",
         run: || {
             let output = broken(|c| c.replace("/vmlinuz", "/no-such-kernel"))?;
-            output.says(78, &["kernel.path:", "/no-such-kernel", "No such file"])
+            output.says(
+                78,
+                &[
+                    "test.toml:5: kernel.path:",
+                    "/no-such-kernel",
+                    "No such file",
+                ],
+            )
         },
     },
     Test {
         name: "errors::a_missing_initrd_is_named",
         run: || {
             let output = broken(|c| c.replace("/initrd", "/no-such-initrd"))?;
-            output.says(78, &["kernel.initrd:", "/no-such-initrd", "No such file"])
+            output.says(
+                78,
+                &[
+                    "test.toml:6: kernel.initrd:",
+                    "/no-such-initrd",
+                    "No such file",
+                ],
+            )
         },
     },
     Test {
         name: "errors::too_little_memory_says_how_much_is_needed",
         run: || {
             let output = broken(|c| c.replace("mem = 256", "mem = 64"))?;
-            output.says(78, &["kernel.path:", "mem"])
+            output.says(78, &["test.toml:5: kernel.path:", "mem"])
         },
     },
     Test {
@@ -54,7 +57,7 @@ pub const TESTS: &[Test] = &[
         run: || {
             let words = "x".repeat(140_000);
             let output = broken(|c| c.replace("quiet", &words))?;
-            output.says(78, &["kernel.cmdline:", "2047"])
+            output.says(78, &["test.toml:7: kernel.cmdline:", "2047"])
         },
     },
     Test {
@@ -74,7 +77,14 @@ pub const TESTS: &[Test] = &[
         run: || {
             let output =
                 broken(|c| format!("{c}{}", Network::toml().replace("vm0", "no-such-tap")))?;
-            output.says(78, &["`no-such-tap` does not exist", "ip tuntap add"])
+            output.says(
+                78,
+                &[
+                    "test.toml:14: interfaces.id: ",
+                    "`no-such-tap` does not exist",
+                    "ip tuntap add",
+                ],
+            )
         },
     },
     Test {
@@ -85,7 +95,10 @@ pub const TESTS: &[Test] = &[
         name: "errors::a_missing_share_source_is_named",
         run: || {
             let output = broken(|c| c.replace("source = \"data\"", "source = \"no-such-dir\""))?;
-            output.says(78, &["`test-data`", "no-such-dir"])
+            output.says(
+                78,
+                &["test.toml:10: shares.source:", "`test-data`", "no-such-dir"],
+            )
         },
     },
     Test {

@@ -16,16 +16,20 @@ pub const LAST: u8 = 31;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
     /// Not a slot that a device can have.
-    #[error("{device}: slot {slot} is not from 1 to {LAST} (0 is the host bridge)")]
+    #[error("{key}: {device}: slot {slot} is not from 1 to {LAST} (0 is the host bridge)")]
     OutOfRange {
+        /// The key that gives such devices a slot.
+        key: &'static str,
         /// The device.
         device: String,
         /// What its `slot` says.
         slot: u8,
     },
     /// Two devices want one slot.
-    #[error("{device}: slot {slot} is taken by {other}")]
+    #[error("{key}: {device}: slot {slot} is taken by {other}")]
     Taken {
+        /// The key that gives such devices a slot.
+        key: &'static str,
         /// The device.
         device: String,
         /// The slot.
@@ -48,14 +52,15 @@ impl Slots {
     /// The slots of a configuration: by kind and order, or as a device's `slot` says.
     pub fn assign(config: &VmConfig) -> Result<Self, Error> {
         let mut taken = vec![(RNG, "the entropy device".to_owned())];
-        let mut take = |device: String, wanted: Option<u8>, first: u8, n: usize| {
+        let mut take = |key, device: String, wanted: Option<u8>, first: u8, n: usize| {
             let slot = wanted.unwrap_or(first.saturating_add(n as u8));
             if slot == 0 || slot > LAST {
-                return Err(Error::OutOfRange { device, slot });
+                return Err(Error::OutOfRange { key, device, slot });
             }
             if let Some((_, other)) = taken.iter().find(|(s, _)| *s == slot) {
                 let other = other.clone();
                 return Err(Error::Taken {
+                    key,
                     device,
                     slot,
                     other,
@@ -68,10 +73,21 @@ impl Slots {
         let shares = config.shares.iter().enumerate();
         Ok(Self {
             interfaces: interfaces
-                .map(|(n, i)| take(format!("interface `{}`", i.id), i.slot, INTERFACES, n))
+                .map(|(n, i)| {
+                    let device = format!("interface `{}`", i.id);
+                    take("interfaces.slot", device, i.slot, INTERFACES, n)
+                })
                 .collect::<Result<_, _>>()?,
             shares: shares
-                .map(|(n, s)| take(format!("share `{}`", s.tag), s.slot, SHARES, n))
+                .map(|(n, s)| {
+                    take(
+                        "shares.slot",
+                        format!("share `{}`", s.tag),
+                        s.slot,
+                        SHARES,
+                        n,
+                    )
+                })
                 .collect::<Result<_, _>>()?,
         })
     }
@@ -101,9 +117,9 @@ mod tests {
 
     #[test]
     fn a_slot_that_is_taken_or_does_not_exist_is_an_error() {
-        let taken = "share `s0`: slot 6 is taken by interface `t0`";
+        let taken = "shares.slot: share `s0`: slot 6 is taken by interface `t0`";
         assert_eq!(slots("", "slot = 6").unwrap_err(), taken);
-        let rng = "interface `t0`: slot 1 is taken by the entropy device";
+        let rng = "interfaces.slot: interface `t0`: slot 1 is taken by the entropy device";
         assert_eq!(slots("slot = 1", "").unwrap_err(), rng);
         assert!(
             slots("slot = 0", "")

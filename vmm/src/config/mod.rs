@@ -2,8 +2,10 @@
 //!
 //! [`VmConfig`] is plain data. [`VmConfig::from_toml`] reads a file's text and points at the line of a
 //! mistake; [`VmConfig::validate`] checks what types cannot say, and is called by everything that takes a
-//! configuration, so a value built in code is held to the same limits.
+//! configuration, so a value built in code is held to the same limits. [`line_about`] finds the line of what
+//! is said of a key later.
 
+mod document;
 mod limits;
 mod schema;
 mod toml_text;
@@ -17,7 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use limits::Limits;
-pub use toml_text::TomlError;
+pub use toml_text::{TomlError, line_about};
 pub use validate::Error;
 
 use crate::slots;

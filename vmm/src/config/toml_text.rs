@@ -1,6 +1,6 @@
 //! A configuration from TOML text, with errors that point at the line.
 
-use super::VmConfig;
+use super::{VmConfig, document::Document};
 
 /// A mistake in the text of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,59 +24,88 @@ impl VmConfig {
     /// Reads the text of a configuration file. Call [`validate`](VmConfig::validate) next.
     pub fn from_toml(text: &str) -> Result<Self, TomlError> {
         toml::from_str(text).map_err(|error| {
+            let document = Document::new(text);
             let message = error.message();
+            let span = error.span().unwrap_or_default();
             // A missing key has no place of its own; its table's first line would mislead at top level.
-            let line = error
-                .span()
-                .filter(|span| !(span.start == 0 && message.starts_with("missing field")))
-                .map(|span| line_of(text, span.start));
+            let is_missing = message.starts_with("missing field");
+            let line = (!is_missing || span.start > 0).then(|| document.line_of(span.start));
+            let key = document.key_at(span.start).filter(|_| !is_missing);
+            let given = text.get(span.clone()).unwrap_or_default();
             TomlError {
                 line,
-                message: rephrase(message, line.and_then(|n| key_on_line(text, n))),
+                message: match document.is_empty() && is_missing {
+                    true => {
+                        "nothing is in it: the least is `name` and, in [kernel], `path`".to_owned()
+                    }
+                    false => rephrase(message, key, given),
+                },
             }
         })
     }
 }
 
-fn line_of(text: &str, offset: usize) -> usize {
-    let before = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
-    before.iter().filter(|b| **b == b'\n').count() + 1
+/// The line of `text` that a message is about which begins with a key and names values in backticks, as those of
+/// [`VmConfig::validate`] do.
+pub fn line_about(text: &str, message: &str) -> Option<usize> {
+    Document::new(text).line_about(message)
 }
 
-/// The key that a line gives a value to, to name it in an error about that value.
-fn key_on_line(text: &str, line: usize) -> Option<&str> {
-    let (key, _) = text.lines().nth(line.checked_sub(1)?)?.split_once('=')?;
-    let key = key.trim();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
-    (!key.is_empty() && key.chars().all(plain)).then_some(key)
-}
-
-/// Serde's words (serde::de::Error) in the words of somebody who writes a file.
-fn rephrase(message: &str, key: Option<&str>) -> String {
+/// Serde's words (serde::de::Error) and toml's in the words of somebody who writes a file. `given` is what stands
+/// there.
+fn rephrase(message: &str, key: Option<&str>, given: &str) -> String {
     let message = message.replace('\n', " ");
     let message = message.trim();
-    if let Some(rest) = message.strip_prefix("unknown field `")
-        && let Some((unknown, expected)) = rest.split_once('`')
-    {
+    let at_key = |what: String| match key {
+        Some(key) => format!("{key}: {what}"),
+        None => what,
+    };
+    let unknown_of = |what: &str| {
+        let (unknown, expected) = message.strip_prefix(what)?.split_once('`')?;
         let known: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
-        return format!("unknown key `{unknown}`{}", suggestion(unknown, &known));
+        Some((unknown.to_owned(), known))
+    };
+    if let Some((unknown, known)) = unknown_of("unknown field `") {
+        return format!("unknown key `{unknown}`{}", suggestion(&unknown, &known));
     }
-    if let Some(rest) = message.strip_prefix("unknown variant `")
-        && let Some((unknown, expected)) = rest.split_once('`')
-    {
-        let known: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
-        return format!(
-            "{}`{unknown}` is not known here; one of: {}",
-            key.map(|k| format!("{k}: ")).unwrap_or_default(),
-            known.join(", ")
-        );
+    if let Some((unknown, known)) = unknown_of("unknown variant `") {
+        let known = known.join(", ");
+        return at_key(format!("`{unknown}` is not known here; one of: {known}"));
     }
     if let Some(missing) = message.strip_prefix("missing field ") {
         return format!("the key {missing} is missing");
     }
-    match key {
-        Some(key) => format!("{key}: {message}"),
-        None => message.to_owned(),
+    if message == "duplicate key" {
+        return format!("`{given}` is given twice: one of them has to go");
+    }
+    if let Some((found, expected)) = message.split_once(", expected ")
+        && let Some(found) = found.strip_prefix("invalid ")
+        && let Some(found) = ["type: ", "value: "]
+            .iter()
+            .find_map(|p| found.strip_prefix(p))
+    {
+        return at_key(match message.starts_with("invalid value: integer ") {
+            true => format!("{found} is out of range"),
+            false => format!(
+                "{} is given, and {} belongs here",
+                type_name(found),
+                type_name(expected)
+            ),
+        });
+    }
+    at_key(message.to_owned())
+}
+
+/// What serde found or expects, in words.
+fn type_name(name: &str) -> &str {
+    match name {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number",
+        "a string" | "path string" => "text in quotes",
+        "a boolean" => "true or false",
+        "sequence" | "a sequence" => "a list, as [1, 2] or [[sections]],",
+        "map" => "one [section]",
+        name if name.starts_with("struct ") => "one [section]",
+        name => name,
     }
 }
 
@@ -163,19 +192,19 @@ stop_timeout = "90s"
     fn a_wrong_type_names_the_key_and_the_line() {
         assert_eq!(
             error_of("vcpu = 2", "vcpu = \"two\""),
-            "line 3: vcpu: invalid type: string \"two\", expected u8"
+            "line 3: vcpu: string \"two\" is given, and a whole number belongs here"
         );
         assert_eq!(
             error_of("mem = 512", "mem = -1"),
-            "line 4: mem: invalid value: integer `-1`, expected u32"
+            "line 4: mem: integer `-1` is out of range"
         );
         assert_eq!(
             error_of("\"90s\"", "\"soon\""),
-            "line 22: stop_timeout: `soon` is not a duration, as 120s or 2m"
+            "line 22: lifecycle.stop_timeout: `soon` is not a duration, as 120s or 2m"
         );
         assert_eq!(
             error_of("\"tap\"", "\"macvtap\""),
-            "line 10: type: `macvtap` is not known here; one of: tap"
+            "line 10: interfaces.type: `macvtap` is not known here; one of: tap"
         );
     }
 
@@ -186,6 +215,27 @@ stop_timeout = "90s"
             "the key `name` is missing"
         );
         assert!(error_of("tag = \"data\"\n", "").ends_with("the key `tag` is missing"));
+    }
+
+    #[test]
+    fn what_is_there_twice_is_named() {
+        assert_eq!(
+            error_of("[lifecycle]", "[kernel]"),
+            "line 21: `kernel` is given twice: one of them has to go"
+        );
+        assert_eq!(
+            error_of("mem = 512", "vcpu = 4"),
+            "line 4: `vcpu` is given twice: one of them has to go"
+        );
+    }
+
+    #[test]
+    fn a_file_with_nothing_in_it_says_what_the_least_is() {
+        for text in ["", "\n", "# name = \"a\"\n"] {
+            let error = VmConfig::from_toml(text).unwrap_err();
+            assert!(error.message.starts_with("nothing is in it"), "{error}");
+            assert_eq!(error.line, None);
+        }
     }
 
     #[test]
