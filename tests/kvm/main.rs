@@ -1,13 +1,16 @@
 //! Real guests on real KVM: `cargo xtask test` (`make test`) runs these where KVM is able, here or in the lab.
 //!
 //! Environment: `MINIVMM_GUEST` is the directory of the guest's `vmlinuz` and `initrd`, `MINIVMM_VIRTIOFSD`
-//! the virtiofsd, `MINIVMM_REQUIRE_KVM` makes a host that is not able a failure instead of a skip,
+//! the virtiofsd, `MINIVMM_KERNELS` a directory with a guest for each of several kernels, `MINIVMM_GUEST_DEBIAN` the
+//! root of a small Debian, which the lab mounts, `MINIVMM_REQUIRE_KVM` makes a host that is not able a failure instead of a skip,
 //! `MINIVMM_SCRATCH` is a directory on a real file system.
 
 mod boot;
+mod debian;
 mod dns;
 mod ends;
 mod errors;
+mod guest;
 mod network;
 mod user;
 mod vm;
@@ -35,7 +38,14 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let guests = [boot::TESTS, dns::TESTS, ends::TESTS, user::TESTS].concat();
+    let guests = [
+        boot::TESTS,
+        debian::TESTS,
+        dns::TESTS,
+        ends::TESTS,
+        user::TESTS,
+    ]
+    .concat();
     let mut trials: Vec<Trial> = guests
         .into_iter()
         .map(|test| trial(test).with_ignored_flag(obstacle.is_some()))

@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-use crate::watchdog;
+use crate::{guest::Guest, watchdog};
 
 /// How long anything in a guest may take: a limit against hanging. The lab is slow.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -46,7 +46,7 @@ pub struct Vm {
     tail: String,
     prefix: Vec<OsString>,
     program: PathBuf,
-    guest: PathBuf,
+    guest: Guest,
     virtiofsd: Option<PathBuf>,
     before: Vec<PathBuf>,
 }
@@ -56,10 +56,10 @@ impl Vm {
     pub fn new() -> Result<Self> {
         let directory = directory()?;
         fs::create_dir(directory.path().join("data"))?;
-        let guest = PathBuf::from(std::env::var_os("MINIVMM_GUEST").unwrap_or_default());
+        let guest = std::env::var_os("MINIVMM_GUEST").unwrap_or_default();
         Ok(Self {
             program: program(),
-            guest: guest.canonicalize().unwrap_or(guest),
+            guest: Guest::new(Path::new(&guest)),
             virtiofsd: None,
             before: runtime_files()?,
             directory,
@@ -76,6 +76,18 @@ impl Vm {
         let vm = Self::new()?.cmdline("rdinit=/test-init");
         fs::write(vm.data().join("test.sh"), script)?;
         Ok(vm)
+    }
+
+    /// Replaces what is booted.
+    pub fn guest(mut self, guest: Guest) -> Self {
+        self.guest = guest;
+        self
+    }
+
+    /// Replaces the memory's size in MiB.
+    pub fn memory(mut self, size: u32) -> Self {
+        self.head = self.head.replace("mem = 256", &format!("mem = {size}"));
+        self
     }
 
     /// Replaces the number of vCPUs.
@@ -108,17 +120,20 @@ impl Vm {
         let directory = self.directory.path().to_owned();
         let virtiofsd =
             std::env::var_os("MINIVMM_VIRTIOFSD").context("MINIVMM_VIRTIOFSD names none")?;
+        let initrd = self.guest.initrd.iter();
         for (from, name) in [
             (self.program.clone(), "minivmm"),
-            (self.guest.join("vmlinuz"), "vmlinuz"),
-            (self.guest.join("initrd"), "initrd"),
+            (self.guest.kernel.clone(), "vmlinuz"),
             (virtiofsd.into(), "virtiofsd"),
-        ] {
+        ]
+        .into_iter()
+        .chain(initrd.map(|initrd| (initrd.clone(), "initrd")))
+        {
             fs::copy(&from, directory.join(name)).with_context(|| from.display().to_string())?;
         }
         self.program = directory.join("minivmm");
         self.virtiofsd = Some(directory.join("virtiofsd"));
-        self.guest = directory.clone();
+        self.guest = Guest::new(&directory);
         for base in [&directory, &self.data()] {
             for entry in fs::read_dir(base)? {
                 chown(entry?.path(), Some(user), Some(user))?;
@@ -155,11 +170,9 @@ impl Vm {
     /// The configuration.
     pub fn config(&self) -> Result<String> {
         Ok(format!(
-            "{}[kernel]\npath = {:?}\ninitrd = {:?}\ncmdline = {:?}\n{}",
+            "{}{}{}",
             self.head,
-            self.guest.join("vmlinuz"),
-            self.guest.join("initrd"),
-            self.cmdline,
+            self.guest.toml(&self.cmdline),
             self.tail
         ))
     }

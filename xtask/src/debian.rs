@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 
-use crate::command::{capture_text, is_root, program, run};
+use crate::command::{capture, capture_text, is_root, program, run};
 use crate::workspace;
 
 /// A package in the version that apt would install.
@@ -123,7 +123,7 @@ fn download(packages: &[&Package], store: &Path) -> Result<()> {
                     .iter()
                     .map(|package| format!("{}={}", package.name, package.version)),
             );
-        crate::command::capture(&mut get).map(drop)
+        capture(&mut get).map(drop)
     };
     if let Err(error) = get() {
         if !is_root() {
@@ -143,7 +143,47 @@ fn download(packages: &[&Package], store: &Path) -> Result<()> {
 
 /// Fetches apt's package lists.
 pub fn update_lists() -> Result<()> {
-    crate::command::capture(program("apt-get").args(["--quiet", "update"])).map(drop)
+    capture(program("apt-get").args(["--quiet", "update"])).map(drop)
+}
+
+/// The address of the mirror from which apt has this machine's Debian.
+pub fn mirror() -> Result<String> {
+    let targets = capture_text(program("apt-get").args([
+        "indextargets",
+        "--format",
+        "$(ORIGIN) $(LABEL) $(COMPONENT) $(REPO_URI)",
+        "Created-By: Packages",
+    ]))?;
+    targets
+        .lines()
+        .find_map(|line| line.strip_prefix("Debian Debian main "))
+        .map(str::to_owned)
+        .ok_or_else(|| anyhow!("apt knows no Debian mirror: was `apt-get update` run?"))
+}
+
+/// The content of a file on a mirror.
+pub fn fetch(address: &str) -> Result<Vec<u8>> {
+    let store = workspace::cache();
+    fs::create_dir_all(&store)?;
+    let incoming = tempfile::tempdir_in(store)?;
+    let file = incoming.path().join("file");
+    capture(
+        program("/usr/lib/apt/apt-helper")
+            .args(["-o", "APT::Sandbox::User=root", "download-file", address])
+            .arg(&file),
+    )?;
+    fs::read(&file).with_context(|| format!("cannot read what came from {address}"))
+}
+
+/// This machine's settings for fetching from mirrors, such as a proxy, as lines of apt.conf.
+pub fn fetch_settings() -> Result<Vec<String>> {
+    const KINDS: [&str; 3] = ["Acquire::Check-", "Acquire::http", "Acquire::Force"];
+    let settings = capture_text(program("apt-config").args(["dump", "Acquire"]))?;
+    Ok(settings
+        .lines()
+        .filter(|line| KINDS.iter().any(|kind| line.starts_with(kind)))
+        .map(str::to_owned)
+        .collect())
 }
 
 /// The name that `apt-get download` gives a package's file.

@@ -1,95 +1,77 @@
-//! The DNS guest: Debian's 6.12 cloud kernel, and an initramfs with busybox, dnsmasq and the few modules it needs.
+//! What the tests and the demo boot, made from Debian packages and from the files in `guest`.
+
+mod debian;
+mod dns;
+mod kernels;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 
-use crate::cache::{self, Key};
-use crate::command::{capture_text, program};
+use crate::cache::Key;
 use crate::cpio::Archive;
-use crate::debian::{self, Package};
-use crate::kernel::{self, Kernel};
+use crate::debian::Package;
+use crate::progress::Steps;
 use crate::workspace;
 
-/// Where files of guest/dns are in the guest, and their permissions.
-const FILES: [(&str, &str, u32); 8] = [
-    ("init", "init", 0o755),
-    ("test-init", "test-init", 0o755),
-    ("lib.sh", "lib/guest.sh", 0o644),
-    ("sysctl.conf", "etc/sysctl.conf", 0o644),
-    ("dnsmasq.conf", "etc/dnsmasq.conf", 0o644),
-    ("rules.conf", "etc/defaults/dnsmasq.d/rules.conf", 0o644),
-    ("example.hosts", "etc/defaults/lists.d/example.hosts", 0o644),
-    ("power-button", "etc/acpi/PWRF/00000080", 0o755),
-];
+pub use debian::{debian, image as debian_image, unpacked as debian_unpacked};
+pub use dns::dns;
+pub use kernels::kernels;
 
-/// The file of guest/dns that names the modules.
-const MODULES: &str = "modules";
-
-/// Accounts of the guest: dnsmasq is not to run as root. Its files on a share have this id on the host as well, where
-/// Debian and systemd give it to nobody.
-const PASSWD: &str = "root:x:0:0:root:/:/bin/sh\ndnsmasq:x:61053:61053:dnsmasq:/:/bin/false\n";
-const GROUP: &str = "root:x:0:\ndnsmasq:x:61053:\n";
-
-/// The directory with the guest's `vmlinuz` and `initrd`, made if it is not there in the newest version that apt knows.
-/// `target/lab/guest/dns` leads to it.
-pub fn dns() -> Result<PathBuf> {
-    let [meta, busybox, dnsmasq] = debian::newest([
-        &["linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64"],
-        &["busybox-static"],
-        &["dnsmasq-base"],
-    ])?;
-    let kernel = kernel::behind(&meta)?;
-    let libraries = debian::libraries(&dnsmasq)?;
-    let mut packages = vec![kernel, busybox, dnsmasq];
-    packages.extend(libraries);
-    let recipe = recipe()?;
-
-    let key = key(&packages, &recipe);
-    let directory = cache::directory("guest", "dns", &key, |directory| {
-        let root = tempfile::tempdir_in(workspace::cache())?;
-        debian::unpack("dns", &packages, root.path())?;
-        make(root.path(), &recipe, directory)
-    })?;
-    link(&directory, &workspace::cache().join("guest/dns"))?;
-    Ok(directory)
+/// Everything that the tests boot.
+#[derive(Debug)]
+pub struct Guests {
+    /// The directory with the DNS guest's `vmlinuz` and `initrd`.
+    pub dns: PathBuf,
+    /// The directory with a directory for each kernel.
+    pub kernels: PathBuf,
+    /// The image of the small Debian.
+    pub debian: PathBuf,
 }
 
-fn key(packages: &[Package], recipe: &BTreeMap<&str, String>) -> Key {
-    // The code here is part of the recipe.
-    let mut key = Key::default().with(include_str!("guest.rs"));
+/// So many steps are taken by [`all`].
+pub const STEPS: u64 = 3;
+
+/// Makes what is missing.
+pub fn all(steps: &Steps) -> Result<Guests> {
+    Ok(Guests {
+        dns: steps.step("the DNS guest", dns)?,
+        kernels: steps.step("kernels", kernels)?,
+        debian: steps.step("a small Debian 13", debian)?,
+    })
+}
+
+/// Files of `guest` by the names that they have there.
+fn files<'a>(names: impl IntoIterator<Item = &'a &'a str>) -> Result<BTreeMap<&'a str, String>> {
+    let directory = workspace::root().join("guest");
+    names
+        .into_iter()
+        .map(|name| {
+            let path = directory.join(name);
+            let content = fs::read_to_string(&path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            Ok((*name, content))
+        })
+        .collect()
+}
+
+/// What a guest is made from: `code` is the source file that makes it.
+fn key(code: &str, packages: &[Package], files: &BTreeMap<&str, String>) -> Key {
+    let mut key = Key::default().with(include_str!("guest.rs")).with(code);
     for package in packages {
         key = key.with(&package.name).with(&package.version);
     }
-    for (name, content) in recipe {
+    for (name, content) in files {
         key = key.with(name).with(content);
     }
     key
 }
 
-/// The files of guest/dns by name.
-fn recipe() -> Result<BTreeMap<&'static str, String>> {
-    let directory = workspace::root().join("guest/dns");
-    FILES
-        .iter()
-        .map(|(name, _, _)| *name)
-        .chain([MODULES])
-        .map(|name| {
-            let path = directory.join(name);
-            let content = fs::read_to_string(&path)
-                .with_context(|| format!("cannot read {}", path.display()))?;
-            Ok((name, content))
-        })
-        .collect()
-}
-
-fn make(root: &Path, recipe: &BTreeMap<&str, String>, directory: &Path) -> Result<()> {
-    let kernel = Kernel::unpacked(root)?;
-    fs::copy(kernel.image(), directory.join("vmlinuz"))?;
-
+/// An initramfs with busybox, from the package unpacked in `packages`.
+fn initramfs(packages: &Path) -> Result<Archive> {
     let mut archive = Archive::default();
     for empty in ["data", "dev", "proc", "run", "sys"] {
         archive.directory(empty, 0o755);
@@ -97,54 +79,8 @@ fn make(root: &Path, recipe: &BTreeMap<&str, String>, directory: &Path) -> Resul
     archive.directory("tmp", 0o1777);
     // The kernel opens it for init before devtmpfs is there.
     archive.character_device("dev/console", 0o600, 5, 1);
-    for (name, path, permissions) in FILES {
-        archive.file(path, permissions, recipe[name].as_str());
-    }
-    archive.file("etc/passwd", 0o644, PASSWD);
-    archive.file("etc/group", 0o644, GROUP);
-    crate::busybox::add(root, &mut archive)?;
-    add_program(root, "usr/sbin/dnsmasq", &mut archive)?;
-    kernel.add_modules(&kernel::listed(&recipe[MODULES]), &mut archive)?;
-    // Not compressed: the kernel unpacks it as fast as it can copy.
-    archive.write(File::create(directory.join("initrd"))?)?;
-    Ok(())
-}
-
-/// Adds the program at `path` and exactly the shared libraries that it needs.
-fn add_program(root: &Path, path: &str, archive: &mut Archive) -> Result<()> {
-    const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
-    const LIBRARIES: &str = "lib/x86_64-linux-gnu";
-    let libraries = [root.join(LIBRARIES), root.join("usr").join(LIBRARIES)];
-    let loader = libraries
-        .iter()
-        .map(|directory| directory.join("ld-linux-x86-64.so.2"))
-        .find(|loader| loader.exists())
-        .ok_or_else(|| anyhow!("the package libc6 has no dynamic loader"))?;
-    let list = capture_text(
-        program(&loader)
-            .args(["--inhibit-cache", "--library-path"])
-            .arg(libraries.map(|path| path.display().to_string()).join(":"))
-            .arg("--list")
-            .arg(root.join(path)),
-    )?;
-    for (name, file) in needed(&list) {
-        if !Path::new(file).starts_with(root) {
-            return Err(anyhow!("{path} needs {name}, which no package brought"));
-        }
-        archive.file(&format!("{LIBRARIES}/{name}"), 0o755, fs::read(file)?);
-    }
-    archive.file(LOADER, 0o755, fs::read(loader)?);
-    archive.file(path, 0o755, fs::read(root.join(path))?);
-    Ok(())
-}
-
-/// Names and files of the libraries in what the dynamic loader lists; the loader itself and the vDSO are none.
-fn needed(list: &str) -> impl Iterator<Item = (&str, &str)> {
-    list.lines().filter_map(|line| {
-        let (name, file) = line.trim().split_once(" => ")?;
-        let file = file.rsplit_once(" (").map_or(file, |(file, _)| file);
-        (!name.contains('/')).then_some((name, file))
-    })
+    crate::busybox::add(packages, &mut archive)?;
+    Ok(archive)
 }
 
 /// Makes `link` lead to `directory`, its neighbour.
@@ -155,30 +91,9 @@ fn link(directory: &Path, link: &Path) -> Result<()> {
     if fs::read_link(link).is_ok_and(|target| target == name) {
         return Ok(());
     }
-    let next = link.with_extension("new");
+    let mut next = link.as_os_str().to_owned();
+    next.push(".new");
     symlink(name, &next)
         .and_then(|()| fs::rename(&next, link))
         .with_context(|| format!("cannot make the link {}", link.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn libraries_are_those_with_a_name_and_a_file() {
-        let list = "\tlinux-vdso.so.1 (0x00007ffd)
-\tlibnettle.so.8 => /r/usr/lib/libnettle.so.8 (0x00007f01)
-\tlibgone.so.1 => not found
-\t/lib64/ld-linux-x86-64.so.2 => /r/lib/ld-linux-x86-64.so.2 (0x00007f02)
-";
-        let needed: Vec<_> = needed(list).collect();
-        assert_eq!(
-            needed,
-            [
-                ("libnettle.so.8", "/r/usr/lib/libnettle.so.8"),
-                ("libgone.so.1", "not found")
-            ]
-        );
-    }
 }

@@ -8,11 +8,13 @@ use crate::command::{cargo, program, run};
 use crate::{docs, workspace};
 
 /// Scripts, and the shell that reads them.
-const SCRIPTS: [(&str, &str); 7] = [
+const SCRIPTS: [(&str, &str); 9] = [
+    ("sh", "guest/lib.sh"),
+    ("sh", "guest/test-init"),
     ("sh", "guest/dns/init"),
-    ("sh", "guest/dns/test-init"),
-    ("sh", "guest/dns/lib.sh"),
     ("sh", "guest/dns/power-button"),
+    ("sh", "guest/initramfs/init"),
+    ("sh", "guest/debian/finish"),
     ("sh", "xtask/lab/init"),
     ("sh", "xtask/lab/session"),
     ("bash", ".ci/run"),

@@ -37,7 +37,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Make the guest that the tests and the demo boot, and print where it is
+    /// Make the guests that the tests and the demo boot, and print where they are
     Guest,
     /// Install what the tests and the demo need
     Tools,
@@ -94,10 +94,7 @@ struct Lab {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
-        Verb::Guest => guest::dns().map(|directory| {
-            println!("{}", directory.display());
-            0
-        }),
+        Verb::Guest => make_guests(),
         Verb::Tools => tools::packages()
             .and_then(|()| tools::virtiofsd())
             .map(|_| 0),
@@ -118,6 +115,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn make_guests() -> anyhow::Result<u8> {
+    let steps = progress::Steps::new(guest::STEPS);
+    let guests = guest::all(&steps)?;
+    steps.finish("guests");
+    for made in [guests.dns, guests.kernels, guests.debian] {
+        println!("{}", made.display());
+    }
+    Ok(0)
 }
 
 impl From<Lab> for lab::Job {

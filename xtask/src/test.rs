@@ -26,10 +26,10 @@ const EXPECTED: &str = "tests/expected-count";
 
 /// Runs everything; the last line on standard output is the sum. Whether that is good is in the exit code.
 pub fn run() -> Result<u8> {
-    let steps = Steps::new(5);
+    let steps = Steps::new(4 + guest::STEPS);
     steps.step("Debian packages", tools::packages)?;
     let virtiofsd = steps.loud("virtiofsd", tools::virtiofsd)?;
-    let guest = steps.step("the DNS guest", guest::dns)?;
+    let guests = guest::all(&steps)?;
     steps.loud("minivmm", build_minivmm)?;
     let kvm = steps.loud("the KVM tests", build_kvm_tests)?;
     steps.finish("what the tests need");
@@ -42,7 +42,7 @@ pub fn run() -> Result<u8> {
         }
     }
 
-    let booted = guests::run(&kvm, &guest, &virtiofsd)?;
+    let booted = guests::run(&kvm, &guests, &virtiofsd)?;
     complaints.extend(booted.complaints);
 
     let sum = unit.tally + booted.tally;

@@ -9,12 +9,15 @@ use crate::command::{capture, cargo, is_root, program, quiet_in_a_pipe, run};
 use crate::{debian, workspace};
 
 /// Debian packages, and what they are for.
-const PACKAGES: [(&str, &str); 11] = [
+const PACKAGES: &[(&str, &str)] = &[
     ("qemu-system-x86", "the lab"),
     ("e2fsprogs", "the lab's scratch disk"),
     ("kmod", "which module needs which"),
     ("xz-utils", "kernels with modules in .ko.xz"),
     ("zstd", "kernels with modules in .ko.zst"),
+    ("mmdebstrap", "the root of guests with systemd"),
+    ("debian-archive-keyring", "what that root is signed with"),
+    ("squashfs-tools-ng", "that root as one image"),
     ("iproute2", "network namespaces and taps"),
     ("bind9-dnsutils", "dig"),
     ("acpica-tools", "iasl reads the ACPI tables in tests"),
@@ -67,7 +70,7 @@ fn missing() -> Result<Vec<(&'static str, &'static str)>> {
     let mut query = program("dpkg-query");
     query
         .args(["--show", "--showformat=${Package} ${db:Status-Status}\n"])
-        .args(PACKAGES.map(|(name, _)| name));
+        .args(PACKAGES.iter().map(|(name, _)| name));
     // It fails if it does not know one of the names, and prints the others all the same.
     let output = query
         .output()
@@ -79,7 +82,8 @@ fn missing() -> Result<Vec<(&'static str, &'static str)>> {
             .any(|line| line.split_once(' ') == Some((name, "installed")))
     };
     Ok(PACKAGES
-        .into_iter()
+        .iter()
+        .copied()
         .filter(|(name, _)| !is_installed(name))
         .collect())
 }

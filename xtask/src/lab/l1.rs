@@ -73,6 +73,8 @@ pub struct Session<'a> {
     pub program: &'a Path,
     /// Whether there is a directory to mount on /out.
     pub out: bool,
+    /// Whether there is a disk to mount on /guest/debian.
+    pub debian: bool,
     /// The command, its directory and its environment.
     pub command: &'a [OsString],
     /// The command's working directory.
@@ -104,9 +106,14 @@ impl Session<'_> {
             Some((rows, columns)) => format!("rows {rows} columns {columns}"),
             None => String::new(),
         };
-        let out = if self.out { "1" } else { "" };
-        let mut settings =
-            format!("token={}\nsize='{size}'\nout={out}\nprogram=", self.token).into_bytes();
+        let flag = |set| if set { "1" } else { "" };
+        let mut settings = format!(
+            "token={}\nsize='{size}'\nout={}\ndebian={}\nprogram=",
+            self.token,
+            flag(self.out),
+            flag(self.debian),
+        )
+        .into_bytes();
         quote(self.program.as_os_str(), &mut settings);
         settings.push(b'\n');
         settings
@@ -188,6 +195,7 @@ mod tests {
             terminal: None,
             program: Path::new("/bin/true"),
             out: false,
+            debian: false,
             command: &command.map(OsString::from),
             directory: Path::new("/"),
             environment: &environment,
@@ -206,6 +214,7 @@ mod tests {
             terminal: None,
             program: Path::new("/bin/true"),
             out: false,
+            debian: false,
             command: &["sh", "-c", "echo \"$GREETING\"; pwd"].map(OsString::from),
             directory: Path::new("/usr"),
             environment: &environment,

@@ -41,19 +41,32 @@ pub fn run(job: &Job, mut tee: Option<&mut dyn Write>) -> Result<u8> {
     if job.out.is_some() {
         environment.push(("MINIVMM_OUT".to_owned(), "/out".into()));
     }
+    let debian = super::debian(job);
+    if debian.is_some() {
+        environment.push(("MINIVMM_GUEST_DEBIAN".to_owned(), "/guest/debian".into()));
+    }
     environment.extend(job.environment.iter().cloned());
     let initramfs = image.initramfs(&Session {
         token: &token,
         terminal: terminal_size(),
         program: &env::current_exe()?,
         out: job.out.is_some(),
+        debian: debian.is_some(),
         command: &job.command,
         directory: &env::current_dir()?,
         environment: &environment,
     })?;
     let scratch = scratch_disk(job.disk)?;
 
-    let mut command = qemu(&image.kernel, &initramfs, &scratch, job.out.as_deref())?;
+    let mut command = qemu(&image.kernel, &initramfs)?;
+    // In this order: they are /dev/vda and /dev/vdb there.
+    add_disk(&mut command, "scratch", &nameless(&scratch), false)?;
+    if let Some(debian) = &debian {
+        add_disk(&mut command, "debian", &debian.display().to_string(), true)?;
+    }
+    if let Some(out) = &job.out {
+        add_out(&mut command, out)?;
+    }
     let mut qemu = Tied::start(&mut command)?;
     let (sender, events) = channel();
     if let (Some(stdout), Some(stderr)) = (qemu.0.stdout.take(), qemu.0.stderr.take()) {
@@ -141,7 +154,7 @@ impl Progress {
     }
 }
 
-fn qemu(kernel: &Path, initramfs: &File, scratch: &File, out: Option<&Path>) -> Result<Command> {
+fn qemu(kernel: &Path, initramfs: &File) -> Result<Command> {
     let mut qemu = program("qemu-system-x86_64");
     qemu.args(["-no-user-config", "-nodefaults", "-display", "none"])
         .args(["-machine", "q35,hpet=off", "-cpu", "EPYC,+svm"])
@@ -161,31 +174,48 @@ fn qemu(kernel: &Path, initramfs: &File, scratch: &File, out: Option<&Path>) -> 
             "local,id=machine,path=/,security_model=none,readonly=on,multidevs=remap",
             "-device",
             "virtio-9p-pci,fsdev=machine,mount_tag=machine",
-        ])
-        .args([
-            "-blockdev",
-            &format!(
-                "raw,node-name=scratch,file.driver=file,file.locking=off,discard=unmap,file.filename={}",
-                nameless(scratch)
-            ),
-            "-device",
-            "virtio-blk-pci,drive=scratch",
         ]);
-    if let Some(out) = out {
-        let out = fs::canonicalize(out)
-            .with_context(|| format!("cannot use {} as /out", out.display()))?;
-        let Some(path) = out.to_str().filter(|path| !path.contains(',')) else {
-            bail!("QEMU cannot export {}: rename it", out.display());
-        };
-        qemu.args([
-            "-fsdev",
-            &format!("local,id=out,path={path},security_model=none,multidevs=remap"),
-            "-device",
-            "virtio-9p-pci,fsdev=out,mount_tag=out",
-        ]);
-    }
     qemu.stdout(Stdio::piped()).stderr(Stdio::piped());
     Ok(qemu)
+}
+
+/// Adds the file at `path` as a virtio-blk disk.
+fn add_disk(qemu: &mut Command, name: &str, path: &str, read_only: bool) -> Result<()> {
+    let read_only = if read_only { "on" } else { "off" };
+    qemu.args([
+        "-blockdev",
+        &format!(
+            "raw,node-name={name},read-only={read_only},discard=unmap,file.driver=file,file.locking=off,file.filename={}",
+            exportable(Path::new(path))?
+        ),
+        "-device",
+        &format!("virtio-blk-pci,drive={name}"),
+    ]);
+    Ok(())
+}
+
+/// Adds a directory that the machine may write to.
+fn add_out(qemu: &mut Command, out: &Path) -> Result<()> {
+    let out =
+        fs::canonicalize(out).with_context(|| format!("cannot use {} as /out", out.display()))?;
+    qemu.args([
+        "-fsdev",
+        &format!(
+            "local,id=out,path={},security_model=none,multidevs=remap",
+            exportable(&out)?
+        ),
+        "-device",
+        "virtio-9p-pci,fsdev=out,mount_tag=out",
+    ]);
+    Ok(())
+}
+
+/// `path` as QEMU's options can have it.
+fn exportable(path: &Path) -> Result<&str> {
+    match path.to_str() {
+        Some(path) if !path.contains(',') => Ok(path),
+        _ => bail!("QEMU cannot export {}: rename it", path.display()),
+    }
 }
 
 /// A path by which another process of this user opens a file that has no name: nothing is left of such a file when

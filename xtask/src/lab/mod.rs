@@ -3,7 +3,7 @@
 //!
 //! In the lab the command finds this machine's programs, files and checkout, and may write anywhere: what it writes
 //! stays in the lab's RAM and is gone afterwards. `/scratch` (`MINIVMM_SCRATCH`) is an ext4 disk that is new for each
-//! run, and `/out` leads back to the directory given as `--out`. Standard output and error come as one stream.
+//! run, `/guest/debian` (`MINIVMM_GUEST_DEBIAN`) is the small Debian of [`guest`](crate::guest), read-only, and `/out` leads back to the directory given as `--out`. Standard output and error come as one stream.
 
 mod console;
 mod hold;
@@ -20,7 +20,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::command::{Tied, exit_code, not_started, program, tie};
-use crate::workspace;
+use crate::{guest, workspace};
 
 pub use hold::hold_vm;
 
@@ -38,6 +38,8 @@ pub struct Job {
     pub force_lab: bool,
     /// The scratch disk's size in MiB.
     pub disk: u64,
+    /// Whether the command finds the small Debian, if that has been made.
+    pub debian: bool,
     /// A directory of this machine that the lab may write to, as `/out`.
     pub out: Option<PathBuf>,
     /// How long the lab may run.
@@ -52,6 +54,7 @@ impl Job {
             environment: Vec::new(),
             force_lab: false,
             disk: 8192,
+            debian: true,
             out: None,
             timeout: Duration::from_secs(20 * 60),
         }
@@ -77,6 +80,11 @@ pub fn run(job: &Job, tee: Option<&mut dyn Write>) -> Result<u8> {
             machine::run(job, tee)
         }
     }
+}
+
+/// The image that `job` wants.
+fn debian(job: &Job) -> Option<PathBuf> {
+    job.debian.then(guest::debian_image).flatten()
 }
 
 /// Whether `job` runs in the lab and not directly.
@@ -133,6 +141,9 @@ fn run_here(job: &Job, tee: Option<&mut dyn Write>) -> Result<u8> {
         .envs(job.environment.iter().map(|(name, value)| (name, value)));
     if let Some(out) = &job.out {
         command.env("MINIVMM_OUT", out);
+    }
+    if let Some(image) = debian(job) {
+        command.env("MINIVMM_GUEST_DEBIAN", guest::debian_unpacked(&image)?);
     }
     if tee.is_some() {
         command.stdout(Stdio::piped());

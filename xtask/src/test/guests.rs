@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::tally::{Tally, TestOutput};
+use crate::guest::Guests;
 use crate::lab::{self, Job};
 use crate::workspace;
 
@@ -23,14 +24,15 @@ pub struct Outcome {
 }
 
 /// Runs the test program `tests` where KVM is able.
-pub fn run(tests: &Path, guest: &Path, virtiofsd: &Path) -> Result<Outcome> {
+pub fn run(tests: &Path, guests: &Guests, virtiofsd: &Path) -> Result<Outcome> {
     let job = |arguments: &[&str]| {
         let mut command = vec![tests.as_os_str().to_owned(), "--test-threads=1".into()];
         command.extend(arguments.iter().map(OsString::from));
         let mut job = Job::new(command);
         job.environment = [
             ("MINIVMM_REQUIRE_KVM", OsString::from("1")),
-            ("MINIVMM_GUEST", guest.into()),
+            ("MINIVMM_GUEST", guests.dns.clone().into()),
+            ("MINIVMM_KERNELS", guests.kernels.clone().into()),
             ("MINIVMM_BIN", workspace::minivmm().into()),
             ("MINIVMM_VIRTIOFSD", virtiofsd.into()),
         ]

@@ -1,4 +1,7 @@
-# What init and test-init share, for busybox sh. The kernel starts either as PID 1, with the console as output.
+# What the guests' inits share, for the shells of busybox and Debian. The kernel starts each as PID 1, with the console
+# as output.
+
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 say() {
     echo "minivmm-guest: $*"
@@ -16,8 +19,10 @@ set_up() {
     harden
 }
 
+# Those of an initramfs.
 load_modules() {
     local module
+    [ -e /modules/order ] || return 0
     while read -r module; do
         insmod "/modules/$module" || say "cannot load $module"
     done </modules/order
@@ -59,9 +64,10 @@ configure_interface() {
             say "there is no interface $device for the address $address"
             return
         fi
-        usleep 50000
+        sleep 0.05
     done
-    ifconfig "$device" "$address" netmask "$(dotted "${netmask:-24}")" up || say "cannot give $device the address $address"
+    ip address add "$address/${netmask:-24}" broadcast + dev "$device" && ip link set "$device" up ||
+        say "cannot give $device the address $address"
     if [ -n "$gateway" ]; then
         ip route add default via "$gateway" dev "$device" || say "cannot reach the gateway $gateway"
     fi
@@ -71,17 +77,6 @@ configure_interface() {
     for server in $8 $9; do
         echo "nameserver $server" >>/etc/resolv.conf
     done
-}
-
-# A netmask in dotted form, from that or from the length of a prefix.
-dotted() {
-    case $1 in
-    *.*) echo "$1" ;;
-    *)
-        local mask=$((0xffffffff << (32 - $1)))
-        echo "$((mask >> 24 & 255)).$((mask >> 16 & 255)).$((mask >> 8 & 255)).$((mask & 255))"
-        ;;
-    esac
 }
 
 # WHAT:WHERE[:TYPE[:OPTIONS]], as in systemd-fstab-generator(8).
@@ -96,7 +91,9 @@ mount_share() {
     fi
 }
 
+# An image that says how has this file.
 harden() {
+    [ -e /etc/sysctl.conf ] || return 0
     sysctl -e -q -p /etc/sysctl.conf >/dev/null
     ulimit -c 0
     mount -o remount,ro rootfs / || say "the root stays writable"
