@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::command::{cargo, program, run};
-use crate::{docs, workspace};
+use crate::{docs, tools, workspace};
 
 /// Scripts, and the shell that reads them.
 const SCRIPTS: [(&str, &str); 9] = [
@@ -21,7 +21,7 @@ const SCRIPTS: [(&str, &str); 9] = [
 ];
 
 /// Checks the format, clippy's warnings (of the fuzz targets as well, which are a workspace of their own), that every
-/// script can be read, and that docs/config.md is what the schema says.
+/// script can be read, that docs/config.md is what the schema says, and what deny.toml asks of the crates in use.
 pub fn run_all() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--check"]))?;
     run(cargo()
@@ -41,5 +41,15 @@ pub fn run_all() -> Result<()> {
         let script: &Path = &workspace::root().join(script);
         run(program(shell).arg("-n").arg(script))?;
     }
-    docs::check()
+    docs::check()?;
+    let cargo_deny = tools::cargo_deny()?;
+    for manifest in ["Cargo.toml", "fuzz/Cargo.toml"] {
+        run(program(&cargo_deny)
+            .args(["--locked", "--manifest-path"])
+            .arg(workspace::root().join(manifest))
+            .arg("--config")
+            .arg(workspace::root().join("deny.toml"))
+            .args(["check", "bans", "licenses", "sources"]))?;
+    }
+    Ok(())
 }

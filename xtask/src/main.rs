@@ -97,6 +97,7 @@ fn main() -> ExitCode {
         Verb::Guest => make_guests(),
         Verb::Tools => tools::packages()
             .and_then(|()| tools::virtiofsd())
+            .and_then(|_| tools::cargo_deny())
             .map(|_| 0),
         Verb::Demo => demo::run(),
         Verb::DemoInside => demo::run_inside(),

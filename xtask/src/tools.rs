@@ -1,7 +1,7 @@
 //! Programs that the tests and the demo need beside Rust: Debian packages, and virtiofsd from crates.io.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
@@ -28,6 +28,8 @@ const PACKAGES: &[(&str, &str)] = &[
 
 /// Debian 12 has only the older one that was part of QEMU.
 const VIRTIOFSD_VERSION: &str = "1.14.0";
+
+const CARGO_DENY_VERSION: &str = "0.20.2";
 
 /// Installs the Debian packages that are missing.
 pub fn packages() -> Result<()> {
@@ -99,31 +101,39 @@ fn has_lists() -> bool {
 
 /// The path of virtiofsd, built if it is not there.
 pub fn virtiofsd() -> Result<PathBuf> {
+    from_crate("virtiofsd", VIRTIOFSD_VERSION)
+}
+
+/// The path of cargo-deny, built if it is not there: two minutes on two cores.
+pub fn cargo_deny() -> Result<PathBuf> {
+    from_crate("cargo-deny", CARGO_DENY_VERSION)
+}
+
+/// The program of the crate of the same name, built if it is not there. Other versions of it are removed then.
+fn from_crate(name: &str, version: &str) -> Result<PathBuf> {
     let tools = workspace::cache().join("tools");
-    let root = tools.join(format!("virtiofsd-{VIRTIOFSD_VERSION}"));
-    let virtiofsd = root.join("bin/virtiofsd");
-    if virtiofsd.exists() {
-        return Ok(virtiofsd);
+    let root = tools.join(format!("{name}-{version}"));
+    let program = root.join("bin").join(name);
+    if program.exists() {
+        return Ok(program);
     }
     // Kept until it is done, so that an interrupted build goes on where it was.
-    let build = tools.join("build");
+    let build = tools.join(format!("{name}-build"));
     let mut install = cargo();
     install
         .env("CARGO_TARGET_DIR", &build)
-        .args(["install", "--locked", "virtiofsd"])
-        .args(["--version", VIRTIOFSD_VERSION, "--root"])
+        .args(["install", "--locked", name, "--version", version, "--root"])
         .arg(&root);
     run(quiet_in_a_pipe(&mut install))?;
-    remove_all_but(&tools, &root)?;
-    Ok(virtiofsd)
-}
-
-fn remove_all_but(directory: &Path, kept: &Path) -> Result<()> {
-    for entry in fs::read_dir(directory)? {
+    for entry in fs::read_dir(&tools)? {
         let path = entry?.path();
-        if path != kept {
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        let is_of_crate = file
+            .strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with('-'));
+        if is_of_crate && path != root {
             fs::remove_dir_all(path)?;
         }
     }
-    Ok(())
+    Ok(program)
 }
