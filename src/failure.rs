@@ -118,7 +118,7 @@ mod tests {
         let missing = || io::Error::from(io::ErrorKind::NotFound);
         let named = minivmm_vmm::kvm::Error::Open(missing());
         assert_eq!(with_causes(&named), named.to_string());
-        let silent = minivmm_boot::bzimage::Error::Read(missing());
+        let silent = minivmm_boot::kernel::Error::Read(missing());
         assert_eq!(with_causes(&silent), format!("{silent}: {}", missing()));
     }
 

@@ -1,10 +1,10 @@
-//! The state in which the boot CPU enters the kernel: 64-bit mode, flat segments, paging on, interrupts off (boot.rst,
-//! "64-bit Boot Protocol").
+//! The state in which the boot CPU enters the kernel: flat segments, interrupts off, and either 64-bit mode with paging
+//! (boot.rst, "64-bit Boot Protocol") or 32-bit protected mode without (Xen, "x86/HVM direct boot ABI").
 
 use vm_memory::GuestMemoryMmap;
 
 use crate::Error;
-use crate::layout::{BOOT_STACK, GDT, PML4, ZERO_PAGE};
+use crate::layout::{BOOT_STACK, GDT, PML4, START_INFO, ZERO_PAGE};
 
 // Intel SDM volume 3, 2.5 and 2.2.1; AMD64 APM volume 2, 3.1.
 const CR0_PE: u64 = 1 << 0;
@@ -69,7 +69,7 @@ impl Segment {
 }
 
 /// Execute/read, accessed, 64-bit, 4 GiB.
-const CODE: Segment = Segment {
+const CODE_64: Segment = Segment {
     selector: BOOT_CS,
     base: 0,
     limit: u32::MAX,
@@ -82,16 +82,22 @@ const CODE: Segment = Segment {
     g: true,
 };
 
+/// Execute/read, accessed, 32-bit, 4 GiB.
+const CODE_32: Segment = Segment {
+    l: false,
+    db: true,
+    ..CODE_64
+};
+
 /// Read/write, accessed, 4 GiB.
 const DATA: Segment = Segment {
     selector: BOOT_DS,
     type_: 0x3,
-    l: false,
-    db: true,
-    ..CODE
+    ..CODE_32
 };
 
-/// A busy 64-bit TSS: VM entry into 64-bit mode demands one (Intel SDM volume 3, 27.3.1.2), nothing ever reads it.
+/// A busy TSS, of 64 bits or 32 alike: VM entry demands one (Intel SDM volume 3, 27.3.1.2), and so does PVH, with this
+/// limit. Nothing ever reads it.
 const TSS: Segment = Segment {
     selector: BOOT_TSS,
     limit: 0x67,
@@ -99,7 +105,7 @@ const TSS: Segment = Segment {
     s: false,
     l: false,
     g: false,
-    ..CODE
+    ..CODE_64
 };
 
 /// GDTR or IDTR.
@@ -115,21 +121,23 @@ pub struct DescriptorTable {
 /// registers zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BootCpu {
-    /// The kernel's 64-bit entry.
+    /// The kernel's entry.
     pub rip: u64,
-    /// The address of the zero page.
+    /// At the 64-bit entry the address of the zero page, else zero.
     pub rsi: u64,
+    /// At the PVH entry the address of `struct hvm_start_info`, else zero.
+    pub rbx: u64,
     /// The end of a small stack.
     pub rsp: u64,
     /// Flags, interrupts off.
     pub rflags: u64,
-    /// Protection and paging on.
+    /// Protection on; at the 64-bit entry paging as well.
     pub cr0: u64,
-    /// The identity map of the first 4 GiB.
+    /// At the 64-bit entry the identity map of the first 4 GiB, else zero.
     pub cr3: u64,
-    /// Physical address extension.
+    /// At the 64-bit entry physical address extension, else zero.
     pub cr4: u64,
-    /// Long mode enabled and active.
+    /// At the 64-bit entry long mode, enabled and active, else zero.
     pub efer: u64,
     /// The descriptor table that `cs`, `data` and `tr` come from.
     pub gdt: DescriptorTable,
@@ -147,38 +155,59 @@ impl BootCpu {
     /// The state at `entry`, the 64-bit entry of a kernel in guest memory beside its tables.
     pub(crate) fn at_64bit_entry(entry: u64) -> Self {
         Self {
-            rip: entry,
             rsi: ZERO_PAGE.start,
-            rsp: BOOT_STACK.end(),
-            rflags: RFLAGS_RESERVED,
             cr0: CR0_PE | CR0_ET | CR0_NE | CR0_PG,
             cr3: PML4.start,
             cr4: CR4_PAE,
             efer: EFER_LME | EFER_LMA,
+            ..Self::flat(entry, CODE_64)
+        }
+    }
+
+    /// The state at `entry`, the PVH entry: all of CR0 that can be zero is, but for PE.
+    pub(crate) fn at_pvh_entry(entry: u32) -> Self {
+        Self {
+            rbx: START_INFO.start,
+            ..Self::flat(entry.into(), CODE_32)
+        }
+    }
+
+    /// Protected mode with a stack and no paging, the code segment `cs`.
+    fn flat(entry: u64, cs: Segment) -> Self {
+        Self {
+            rip: entry,
+            rsi: 0,
+            rbx: 0,
+            rsp: BOOT_STACK.end(),
+            rflags: RFLAGS_RESERVED,
+            cr0: CR0_PE | CR0_ET,
+            cr3: 0,
+            cr4: 0,
+            efer: 0,
             gdt: DescriptorTable {
                 base: GDT.start,
                 limit: GDT.size as u16 - 1,
             },
             idt: DescriptorTable { base: 0, limit: 0 },
-            cs: CODE,
+            cs,
             data: DATA,
             tr: TSS,
         }
     }
-}
 
-/// Writes the descriptor table of [`BootCpu::gdt`]: two null descriptors, code, data and the TSS.
-pub(crate) fn write_gdt(memory: &GuestMemoryMmap) -> Result<(), Error> {
-    const TABLE: [u64; GDT.size as usize / 8] = [
-        0,
-        0,
-        CODE.descriptor(),
-        DATA.descriptor(),
-        TSS.descriptor(),
-        TSS.base >> 32,
-    ];
-    let bytes: Vec<u8> = TABLE.into_iter().flat_map(u64::to_le_bytes).collect();
-    crate::write(memory, "the GDT", GDT.start, &bytes)
+    /// Writes the descriptor table of [`gdt`](Self::gdt): two null descriptors, code, data and the TSS.
+    pub(crate) fn write_gdt(&self, memory: &GuestMemoryMmap) -> Result<(), Error> {
+        let table: [u64; GDT.size as usize / 8] = [
+            0,
+            0,
+            self.cs.descriptor(),
+            self.data.descriptor(),
+            self.tr.descriptor(),
+            self.tr.base >> 32,
+        ];
+        let bytes: Vec<u8> = table.into_iter().flat_map(u64::to_le_bytes).collect();
+        crate::write(memory, "the GDT", GDT.start, &bytes)
+    }
 }
 
 #[cfg(test)]
@@ -193,7 +222,7 @@ mod tests {
     #[test]
     fn the_descriptors_are_those_of_flat_segments() {
         let memory = memory(&platform(4));
-        write_gdt(&memory).unwrap();
+        BootCpu::at_64bit_entry(0).write_gdt(&memory).unwrap();
         let descriptor = |selector: u16| -> u64 {
             memory
                 .read_obj(GuestAddress(GDT.start + u64::from(selector)))
@@ -234,5 +263,19 @@ mod tests {
         assert_eq!(cpu.efer, 0x500);
         assert_eq!(cpu.rflags, 2);
         assert!(cpu.cs.l && !cpu.cs.db);
+    }
+
+    #[test]
+    fn at_the_pvh_entry_the_cpu_is_in_32_bit_mode_without_paging() {
+        let cpu = BootCpu::at_pvh_entry(0x100_0a30);
+        assert_eq!((cpu.rip, cpu.rbx, cpu.rsi), (0x100_0a30, 0x6000, 0));
+        assert_eq!(cpu.cr0, 0x11);
+        assert_eq!((cpu.cr3, cpu.cr4, cpu.efer), (0, 0, 0));
+        assert_eq!(cpu.rflags, 2);
+        assert!(!cpu.cs.l && cpu.cs.db);
+        for segment in [cpu.cs, cpu.data] {
+            assert_eq!((segment.base, segment.limit), (0, u32::MAX));
+        }
+        assert_eq!((cpu.tr.type_, cpu.tr.limit), (0xb, 0x67));
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::bzimage::KernelRange;
+use crate::kernel::KernelRange;
 use crate::layout::HIGH_RAM_START;
 use crate::platform::RamRange;
 

@@ -26,6 +26,12 @@ pub const GDT: Region = Region {
     size: 6 * 8,
 };
 
+/// `struct hvm_start_info` with its module list and memory map, for a kernel that is entered by PVH.
+pub const START_INFO: Region = Region {
+    start: 0x6000,
+    size: 0x1000,
+};
+
 /// `struct boot_params`, "the zero page" (boot.rst, "64-bit Boot Protocol").
 pub const ZERO_PAGE: Region = Region {
     start: 0x7000,
@@ -92,7 +98,8 @@ pub const MIN_RAM: u64 = 2 << 20;
 mod tests {
     use super::*;
 
-    const ALL: [(&str, Region); 9] = [
+    const ALL: [(&str, Region); 10] = [
+        ("start info", START_INFO),
         ("reset vector", RESET_VECTOR),
         ("GDT", GDT),
         ("zero page", ZERO_PAGE),

@@ -1,37 +1,40 @@
 //! Starts a Linux guest without firmware: puts the kernel, the initrd and everything that a PC's firmware would have
 //! left in memory into place, and says in which state the first CPU enters the kernel.
 //!
-//! [`load`] does all of it. What it must know of the machine is a [`Platform`] value; what comes back is a
-//! [`BootCpu`]. The crate knows neither KVM nor devices, and takes kernel images for what they are: files from anywhere.
+//! [`load`] does all of it, [`check`] says beforehand whether it would. What they must know of the machine is a
+//! [`Platform`] value, what is booted in it a [`Payload`]; what comes back is a [`BootCpu`]. The crate knows neither KVM
+//! nor devices, and takes kernel images for what they are: files from anywhere.
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | [`platform`] | the machine as its tables describe it |
 //! | [`layout`] | who owns which address below 1 MiB |
-//! | [`bzimage`] | the kernel image: setup header, its checks, where it is loaded |
+//! | [`kernel`] | the kernel image, a bzImage or an ELF file: its checks, where it is loaded, how it is entered |
 //! | [`initrd`] | the initial RAM disk: where it goes |
 //! | [`cmdline`] | the command line and its limits |
 //! | [`e820`] | the memory map |
-//! | `zero_page` | `struct boot_params`, which carries all of these to the kernel |
+//! | `zero_page` | `struct boot_params`, which carries all of these to the 64-bit entry |
+//! | `start_info` | `struct hvm_start_info`, which carries them to the PVH entry |
 //! | [`acpi`] | hardware-reduced ACPI: RSDP, XSDT, FADT, MADT, MCFG, DSDT |
 //! | `reset_vector` | where a guest ends up that restarts through the firmware |
-//! | [`cpu`], `paging` | long mode, GDT and identity map at the 64-bit entry |
+//! | [`cpu`], `paging` | the boot CPU's registers at either entry, GDT and identity map |
 //!
-//! The contract with the guest is Linux' `Documentation/arch/x86/boot.rst` ("boot.rst" below) and the ACPI
-//! specification 6.5.
+//! The contract with the guest is Linux' `Documentation/arch/x86/boot.rst` ("boot.rst" below) or Xen's "x86/HVM direct
+//! boot ABI" (`docs/misc/pvh.pandoc` and `public/arch-x86/hvm/start_info.h`), and the ACPI specification 6.5.
 
 #![forbid(unsafe_code)]
 
 pub mod acpi;
-pub mod bzimage;
 pub mod cmdline;
 pub mod cpu;
 pub mod e820;
 pub mod initrd;
+pub mod kernel;
 pub mod layout;
 mod paging;
 pub mod platform;
 mod reset_vector;
+mod start_info;
 #[cfg(test)]
 mod test_utils;
 mod zero_page;
@@ -40,7 +43,11 @@ use std::fs::File;
 
 use vm_memory::GuestMemoryMmap;
 
+use initrd::InitrdRange;
+use kernel::{KernelRange, Protocol};
+
 pub use cpu::BootCpu;
+pub use kernel::{Entry, Kernel};
 pub use platform::{AcpiHardware, MmioRange, Platform, RamRange, SerialPort};
 
 /// Why a guest cannot be started; the message is for the person who wrote the VM's configuration.
@@ -51,7 +58,7 @@ pub enum Error {
     Platform(#[from] platform::Error),
     /// The kernel image is none that can be booted here, or has no room.
     #[error(transparent)]
-    Kernel(#[from] bzimage::Error),
+    Kernel(#[from] kernel::Error),
     /// The initrd cannot be read or has no room.
     #[error(transparent)]
     Initrd(#[from] initrd::Error),
@@ -73,57 +80,104 @@ pub enum Error {
     },
 }
 
-/// Loads `kernel` (a bzImage) and `initrd` with the command line `cmdline`, writes every table, and returns the state
-/// in which the boot CPU enters the kernel.
+/// What is booted: files, which are read from their start whatever their position is.
+#[derive(Debug)]
+pub struct Payload<'a> {
+    /// The kernel image.
+    pub kernel: &'a mut File,
+    /// How the kernel is entered, if it is an ELF file.
+    pub entry: Entry,
+    /// The initial RAM disk.
+    pub initrd: Option<&'a mut File>,
+    /// The kernel command line.
+    pub cmdline: &'a str,
+}
+
+/// Says whether [`load`] would fail, as far as can be told without guest memory.
+pub fn check(platform: &Platform, payload: Payload<'_>) -> Result<(), Error> {
+    Plan::make(platform, payload).map(drop)
+}
+
+/// Loads the kernel and the initrd, writes every table, and returns the state in which the boot CPU enters the kernel.
 ///
-/// `memory` must be zeroed RAM at every range of `platform.ram`. The files are read from their start whatever their
-/// position is; their bytes go straight into guest memory. Everything that can be checked is checked before the first
-/// byte is written.
+/// `memory` must be zeroed RAM at every range of `platform.ram`. The files' bytes go straight into it. Everything that
+/// can be checked is checked before the first byte is written.
 ///
 /// Application processors need no state from here: the guest starts them by INIT and SIPI.
 pub fn load(
     memory: &GuestMemoryMmap,
     platform: &Platform,
-    kernel: &mut File,
-    initrd: Option<&mut File>,
-    cmdline: &str,
+    payload: Payload<'_>,
 ) -> Result<BootCpu, Error> {
-    platform.check()?;
-    let tables = acpi::tables(platform)?;
-    let image = bzimage::BzImage::read(kernel)?;
-    cmdline::check(cmdline, image.cmdline_size())?;
-    let kernel_range = image.place(&platform.ram)?;
-    let initrd = match initrd {
-        Some(file) => {
-            let size = initrd::size(file)?;
-            let at = initrd::place(size, image.initrd_addr_max(), &platform.ram, kernel_range)?;
-            Some((file, at))
-        }
-        None => None,
-    };
+    Plan::make(platform, payload)?.carry_out(memory, platform)
+}
 
-    image.load(memory, kernel, kernel_range)?;
-    let initrd = match initrd {
-        Some((file, at)) => {
-            initrd::load(memory, file, at)?;
-            Some(at)
-        }
-        None => None,
-    };
-    cmdline::write(memory, cmdline)?;
-    tables.write(memory)?;
-    reset_vector::write(memory, &platform.acpi)?;
-    zero_page::write(
-        memory,
-        platform,
-        &image,
-        kernel_range,
-        initrd,
-        tables.rsdp(),
-    )?;
-    paging::write(memory)?;
-    cpu::write_gdt(memory)?;
-    Ok(BootCpu::at_64bit_entry(image.entry(kernel_range)))
+/// Everything checked and placed, nothing written.
+struct Plan<'a> {
+    kernel_file: &'a mut File,
+    kernel: Kernel,
+    kernel_range: KernelRange,
+    initrd: Option<(&'a mut File, InitrdRange)>,
+    cmdline: &'a str,
+    tables: acpi::Tables,
+}
+
+impl<'a> Plan<'a> {
+    fn make(platform: &Platform, payload: Payload<'a>) -> Result<Self, Error> {
+        platform.check()?;
+        let tables = acpi::tables(platform)?;
+        let kernel = Kernel::read(payload.kernel, payload.entry)?;
+        cmdline::check(payload.cmdline, kernel.cmdline_size())?;
+        let kernel_range = kernel.place(&platform.ram)?;
+        let initrd = match payload.initrd {
+            Some(file) => {
+                let size = initrd::size(file)?;
+                let max = kernel.initrd_addr_max();
+                let at = initrd::place(size, max, &platform.ram, kernel_range)?;
+                Some((file, at))
+            }
+            None => None,
+        };
+        Ok(Self {
+            kernel_file: payload.kernel,
+            kernel,
+            kernel_range,
+            initrd,
+            cmdline: payload.cmdline,
+            tables,
+        })
+    }
+
+    fn carry_out(self, memory: &GuestMemoryMmap, platform: &Platform) -> Result<BootCpu, Error> {
+        self.kernel
+            .load(memory, self.kernel_file, self.kernel_range)?;
+        let initrd = match self.initrd {
+            Some((file, at)) => {
+                initrd::load(memory, file, at)?;
+                Some(at)
+            }
+            None => None,
+        };
+        cmdline::write(memory, self.cmdline)?;
+        self.tables.write(memory)?;
+        reset_vector::write(memory, &platform.acpi)?;
+
+        let rsdp = self.tables.rsdp();
+        let cpu = match self.kernel.protocol(self.kernel_range) {
+            Protocol::Linux64 { entry, header } => {
+                let at = self.kernel_range;
+                zero_page::write(memory, platform, header, at, initrd, rsdp)?;
+                paging::write(memory)?;
+                BootCpu::at_64bit_entry(entry)
+            }
+            Protocol::Pvh { entry } => {
+                start_info::write(memory, platform, initrd, rsdp)?;
+                BootCpu::at_pvh_entry(entry)
+            }
+        };
+        cpu.write_gdt(memory)?;
+        Ok(cpu)
+    }
 }
 
 /// Copies `bytes` to `address`; `what` names them in the error.

@@ -1,4 +1,4 @@
-//! A kernel image and a machine for unit tests.
+//! Kernel images and a machine for unit tests.
 
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -60,6 +60,7 @@ pub struct KernelBuilder {
     pub xloadflags: u16,
     pub relocatable: u8,
     pub kernel_alignment: u32,
+    pub min_alignment: u8,
     pub pref_address: u64,
     pub init_size: u32,
     pub cmdline_size: u32,
@@ -79,6 +80,7 @@ impl Default for KernelBuilder {
             xloadflags: 0x7f,
             relocatable: 1,
             kernel_alignment: 0x20_0000,
+            min_alignment: 21,
             pref_address: 0x100_0000,
             init_size: 8 << 20,
             cmdline_size: 2047,
@@ -114,7 +116,7 @@ impl KernelBuilder {
         put(0x214, &0x10_0000u32.to_le_bytes());
         put(0x22c, &self.initrd_addr_max.to_le_bytes());
         put(0x230, &self.kernel_alignment.to_le_bytes());
-        put(0x234, &[self.relocatable, 21]);
+        put(0x234, &[self.relocatable, self.min_alignment]);
         put(0x236, &self.xloadflags.to_le_bytes());
         put(0x238, &self.cmdline_size.to_le_bytes());
         put(0x258, &self.pref_address.to_le_bytes());
@@ -126,4 +128,120 @@ impl KernelBuilder {
         image.resize(image.len() + self.trailer, 0x99);
         image
     }
+}
+
+/// A segment of an [`ElfBuilder`].
+#[derive(Clone, Debug)]
+pub struct ElfSegment {
+    pub kind: u32,
+    pub address: u64,
+    /// In memory, if it is not the length of `bytes`.
+    pub size: Option<u64>,
+    pub bytes: Vec<u8>,
+}
+
+/// A vmlinux with a segment of code at 16 MiB, one with zeros behind its data, and a note with the PVH entry, but for
+/// what a test changes.
+#[derive(Clone, Debug)]
+pub struct ElfBuilder {
+    pub class: u8,
+    pub data: u8,
+    pub kind: u16,
+    pub machine: u16,
+    pub entry: u64,
+    pub program_header_size: u16,
+    pub segments: Vec<ElfSegment>,
+}
+
+impl ElfBuilder {
+    /// The first instruction, 64-bit and by PVH.
+    pub const ENTRIES: (u64, u32) = (0x100_0b50, 0x100_0a30);
+    /// Where the segments are in memory, with what the second one leaves empty.
+    pub const RANGE: std::ops::Range<u64> = 0x100_0000..0x180_0000;
+}
+
+impl Default for ElfBuilder {
+    fn default() -> Self {
+        let code = ElfSegment {
+            kind: 1,
+            address: Self::RANGE.start,
+            size: None,
+            bytes: (0..0x2000).map(KernelBuilder::code_byte).collect(),
+        };
+        let data = ElfSegment {
+            kind: 1,
+            address: 0x120_0000,
+            size: Some(0x60_0000),
+            bytes: vec![0xda; 0x123],
+        };
+        let entry = u64::from(Self::ENTRIES.1).to_le_bytes();
+        let notes = ElfSegment {
+            kind: 4,
+            address: Self::RANGE.start,
+            size: None,
+            bytes: [note(b"Linux\0", 257, &[0; 4]), note(b"Xen\0", 18, &entry)].concat(),
+        };
+        Self {
+            class: 2,
+            data: 1,
+            kind: 2,
+            machine: 62,
+            entry: Self::ENTRIES.0,
+            program_header_size: 56,
+            segments: vec![code, data, notes],
+        }
+    }
+}
+
+impl ElfBuilder {
+    #[allow(clippy::unwrap_used)]
+    pub fn build(&self) -> Vec<u8> {
+        let count = u16::try_from(self.segments.len()).unwrap();
+        let mut file = [b"\x7fELF", &[self.class, self.data, 1, 0][..]].concat();
+        file.resize(16, 0);
+        file.extend(self.kind.to_le_bytes());
+        file.extend(self.machine.to_le_bytes());
+        file.extend(1u32.to_le_bytes());
+        for word in [self.entry, 64, 0] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(0u32.to_le_bytes());
+        for half in [64, self.program_header_size, count, 0, 0, 0] {
+            file.extend(half.to_le_bytes());
+        }
+        let mut offset = file.len() + 56 * self.segments.len();
+        for segment in &self.segments {
+            file.extend(segment.kind.to_le_bytes());
+            file.extend(0u32.to_le_bytes());
+            let length = segment.bytes.len();
+            for word in [
+                offset as u64,
+                0xffff_ffff_8000_0000 | segment.address,
+                segment.address,
+                length as u64,
+                segment.size.unwrap_or(length as u64),
+                0x1000,
+            ] {
+                file.extend(word.to_le_bytes());
+            }
+            offset += length;
+        }
+        for segment in &self.segments {
+            file.extend(&segment.bytes);
+        }
+        file
+    }
+}
+
+/// A note of an ELF file.
+pub fn note(name: &[u8], kind: u32, descriptor: &[u8]) -> Vec<u8> {
+    let mut note = Vec::new();
+    for word in [name.len() as u32, descriptor.len() as u32, kind] {
+        note.extend(word.to_le_bytes());
+    }
+    for field in [name, descriptor] {
+        note.extend(field);
+        note.resize(note.len().next_multiple_of(4), 0);
+    }
+    note
 }

@@ -1,11 +1,11 @@
 //! `struct boot_params`, the zero page: what the kernel learns from its loader (boot.rst, "64-bit Boot Protocol";
 //! its fields are in Linux' `Documentation/arch/x86/zero-page.rst`).
 
-use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
+use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
 use vm_memory::{ByteValued, GuestMemoryMmap};
 
-use crate::bzimage::{BzImage, KernelRange};
 use crate::initrd::InitrdRange;
+use crate::kernel::KernelRange;
 use crate::layout::{CMDLINE, ZERO_PAGE};
 use crate::platform::Platform;
 use crate::{Error, e820};
@@ -13,19 +13,19 @@ use crate::{Error, e820};
 /// A loader without an assigned number (boot.rst, "type_of_loader").
 const TYPE_OF_LOADER_UNDEFINED: u8 = 0xff;
 
-/// Writes the zero page for a kernel loaded at `kernel`.
+/// Writes the zero page for a kernel loaded at `kernel` whose image has the setup header `header`.
 ///
 /// All fields but those of the kernel's own setup header and the ones named here are zero, as boot.rst demands.
 pub(crate) fn write(
     memory: &GuestMemoryMmap,
     platform: &Platform,
-    image: &BzImage,
+    header: setup_header,
     kernel: KernelRange,
     initrd: Option<InitrdRange>,
     rsdp: u64,
 ) -> Result<(), Error> {
     let mut params = boot_params {
-        hdr: image.header(),
+        hdr: header,
         acpi_rsdp_addr: rsdp,
         ..Default::default()
     };
@@ -55,20 +55,25 @@ pub(crate) fn write(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
 
     use std::io::Cursor;
 
     use vm_memory::{Bytes, GuestAddress};
 
     use super::*;
+    use crate::kernel::{Entry, Kernel, Protocol};
     use crate::test_utils::{KernelBuilder, memory, platform};
 
     fn page(platform: &Platform, initrd: Option<InitrdRange>) -> Vec<u8> {
         let memory = memory(platform);
-        let image = BzImage::read(&mut Cursor::new(KernelBuilder::default().build())).unwrap();
-        let kernel = image.place(&platform.ram).unwrap();
-        write(&memory, platform, &image, kernel, initrd, 0xe_0000).unwrap();
+        let mut image = Cursor::new(KernelBuilder::default().build());
+        let kernel = Kernel::read(&mut image, Entry::Linux64).unwrap();
+        let at = kernel.place(&platform.ram).unwrap();
+        let Protocol::Linux64 { header, .. } = kernel.protocol(at) else {
+            panic!("a bzImage is entered in 64-bit mode");
+        };
+        write(&memory, platform, header, at, initrd, 0xe_0000).unwrap();
         let mut page = vec![0; 0x1000];
         memory
             .read_slice(&mut page, GuestAddress(ZERO_PAGE.start))

@@ -1,7 +1,6 @@
 //! Opens everything that a VM works on, before anything is started.
 
 use std::{
-    error::Error,
     fs::File,
     io,
     os::{
@@ -11,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use minivmm_boot::bzimage::BzImage;
+use minivmm_boot::Payload;
 use minivmm_fs::{Program, Share, virtiofsd::check_source};
 use minivmm_net::Tap;
 use minivmm_vmm::{Blame, VmConfig, cmdline, config, kvm, layout};
@@ -104,21 +103,33 @@ fn sources(config: &VmConfig) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Opens the kernel and the initrd, and makes sure that they can be booted.
 fn kernel(config: &VmConfig) -> Result<(File, Option<File>), Failure> {
-    let path = &config.kernel.path;
-    let mut kernel = open("kernel.path", path)?;
-    let platform = layout::platform(config.vcpu, u64::from(config.mem) << 20);
-    let failed = |error: &dyn Error| {
-        let why = with_causes(error);
-        Failure::config(format!("kernel.path: {}: {why}", path.display()))
-    };
-    let image = BzImage::read(&mut kernel).map_err(|error| failed(&error))?;
-    image.place(&platform.ram).map_err(|error| failed(&error))?;
-    minivmm_boot::cmdline::check(&cmdline::build(config), image.cmdline_size())
-        .map_err(|error| Failure::config(format!("kernel.cmdline: {}", with_causes(&error))))?;
+    let mut kernel = open("kernel.path", &config.kernel.path)?;
     let initrd = config.kernel.initrd.as_deref();
-    let initrd = initrd.map(|path| open("kernel.initrd", path)).transpose()?;
+    let mut initrd = initrd.map(|path| open("kernel.initrd", path)).transpose()?;
+    let payload = Payload {
+        kernel: &mut kernel,
+        entry: config.kernel.entry.into(),
+        initrd: initrd.as_mut(),
+        cmdline: &cmdline::build(config),
+    };
+    minivmm_boot::check(&layout::platform(config), payload).map_err(|error| {
+        Failure::config(format!("{}{}", key(&error, config), with_causes(&error)))
+    })?;
     Ok((kernel, initrd))
+}
+
+/// The key, and the file, that an error is about.
+fn key(error: &minivmm_boot::Error, config: &VmConfig) -> String {
+    use minivmm_boot::Error;
+    let initrd = || config.kernel.initrd.clone().unwrap_or_default();
+    match error {
+        Error::Kernel(_) => format!("kernel.path: {}: ", config.kernel.path.display()),
+        Error::Initrd(_) => format!("kernel.initrd: {}: ", initrd().display()),
+        Error::Cmdline(_) => "kernel.cmdline: ".to_owned(),
+        _ => String::new(),
+    }
 }
 
 /// Opens a regular file, without waiting for the other end of what is a pipe.

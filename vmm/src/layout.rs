@@ -4,6 +4,8 @@ use minivmm_boot::{AcpiHardware, MmioRange, Platform, RamRange, SerialPort};
 use minivmm_devices::hypervisor::Gsi;
 use vm_memory::GuestAddress;
 
+use crate::config::VmConfig;
+
 /// Low RAM ends here at the latest; up to [`HIGH_RAM`] there are devices.
 pub const LOW_RAM_END: u64 = 0xC000_0000;
 /// RAM beyond the gap begins here.
@@ -60,11 +62,11 @@ pub fn ram(bytes: u64) -> Vec<RamRange> {
     ranges
 }
 
-/// What the boot tables say of a machine with `cpus` vCPUs and `bytes` of memory.
-pub fn platform(cpus: u8, bytes: u64) -> Platform {
+/// What the boot tables say of the machine of `config`.
+pub fn platform(config: &VmConfig) -> Platform {
     Platform {
-        cpus,
-        ram: ram(bytes),
+        cpus: config.vcpu,
+        ram: ram(u64::from(config.mem) << 20),
         ecam: ECAM,
         pci_mmio: PCI_MMIO,
         ioapic: IOAPIC,

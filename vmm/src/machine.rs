@@ -9,6 +9,7 @@ use std::{
 };
 
 use kvm_ioctls::VcpuFd;
+use minivmm_boot::Payload;
 use minivmm_devices::{
     GuestMemory,
     bus::Bus,
@@ -86,15 +87,20 @@ impl Machine {
             return Err(Error::Resources);
         }
 
-        let platform = layout::platform(config.vcpu, u64::from(config.mem) << 20);
+        let platform = layout::platform(config);
         let sharing = match shares.is_empty() {
             true => Sharing::Private,
             false => Sharing::Shared,
         };
         let memory = Arc::new(memory::allocate(&platform.ram, sharing)?);
         let words = cmdline::build(config);
-        let boot_cpu =
-            minivmm_boot::load(&memory, &platform, &mut kernel, initrd.as_mut(), &words)?;
+        let payload = Payload {
+            kernel: &mut kernel,
+            entry: config.kernel.entry.into(),
+            initrd: initrd.as_mut(),
+            cmdline: &words,
+        };
+        let boot_cpu = minivmm_boot::load(&memory, &platform, payload)?;
 
         let kvm = kvm::system(kvm)?;
         let vm = kvm::create_vm(&kvm, &memory)?;

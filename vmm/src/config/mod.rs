@@ -58,14 +58,37 @@ pub struct VmConfig {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Kernel {
-    /// A Linux bzImage.
+    /// A Linux bzImage, or the vmlinux inside of one.
     pub path: PathBuf,
+    /// The way into a vmlinux; a bzImage has `linux64` alone.
+    #[serde(default)]
+    pub entry: KernelEntry,
     /// An initial RAM disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initrd: Option<PathBuf>,
     /// Added to the kernel command line that minivmm makes.
     #[serde(default)]
     pub cmdline: String,
+}
+
+/// How a kernel is entered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KernelEntry {
+    /// In 64-bit mode.
+    #[default]
+    Linux64,
+    /// By its PVH note, in 32-bit protected mode.
+    Pvh,
+}
+
+impl From<KernelEntry> for minivmm_boot::Entry {
+    fn from(entry: KernelEntry) -> Self {
+        match entry {
+            KernelEntry::Linux64 => Self::Linux64,
+            KernelEntry::Pvh => Self::Pvh,
+        }
+    }
 }
 
 /// How an interface reaches the host.

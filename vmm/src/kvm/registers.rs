@@ -42,8 +42,8 @@ pub fn set_boot(vcpu: &VcpuFd, boot: &BootCpu) -> Result<(), Error> {
     sregs.tr = segment(&boot.tr);
     vcpu.set_sregs(&sregs).map_err(Error::call(doing))?;
     let mut regs = vcpu.get_regs().map_err(Error::call(doing))?;
-    (regs.rip, regs.rsi, regs.rsp) = (boot.rip, boot.rsi, boot.rsp);
-    regs.rflags = boot.rflags;
+    (regs.rip, regs.rsp, regs.rflags) = (boot.rip, boot.rsp, boot.rflags);
+    (regs.rsi, regs.rbx) = (boot.rsi, boot.rbx);
     vcpu.set_regs(&regs).map_err(Error::call(doing))
 }
 

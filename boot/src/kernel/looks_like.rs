@@ -1,14 +1,7 @@
-//! Names a file that is not a bzImage by its first bytes, so that whoever gave the wrong one knows which it was.
-
-/// How many bytes from the start of a file are worth reading: enough for the setup header and for the usual place of a
-/// PE header.
-pub(super) const ENOUGH: u64 = 4096;
+//! Names a file that is no kernel by its first bytes, so that whoever gave the wrong one knows which it was.
 
 /// What `head`, the start of a file without a bzImage's magic numbers, is; `None` if nothing known.
 pub(super) fn looks_like(head: &[u8]) -> Option<&'static str> {
-    if head.starts_with(b"\x7fELF") {
-        return Some(elf(head));
-    }
     // The EFI stub of arm64 and riscv is the kernel image itself: their magic is in its 64-byte header.
     match head.get(0x38..0x3c) {
         Some(b"ARM\x64") => return Some("a kernel for arm64"),
@@ -40,23 +33,6 @@ const MAGICS: [(&[u8], &str); 13] = [
     (b"#!", "a script"),
 ];
 
-/// Names an ELF file by `e_machine`.
-fn elf(head: &[u8]) -> &'static str {
-    let little_endian = head.get(5) == Some(&1);
-    let machine = match u16_at(head, 18) {
-        Some(machine) if little_endian => machine,
-        Some(machine) => machine.swap_bytes(),
-        None => return "an ELF file",
-    };
-    match machine {
-        62 => "an ELF file for x86_64 (a vmlinux)",
-        3 => "an ELF file for 32-bit x86",
-        183 => "an ELF file for arm64",
-        243 => "an ELF file for RISC-V",
-        _ => "an ELF file for another architecture",
-    }
-}
-
 /// Names a DOS or EFI program; `None` if it ends before one can tell it from the start of a bzImage, which has an EFI
 /// stub too.
 fn pe(head: &[u8]) -> Option<&'static str> {
@@ -64,7 +40,7 @@ fn pe(head: &[u8]) -> Option<&'static str> {
         return Some("a compressed EFI kernel (zboot) of another architecture");
     }
     // Behind its setup header is where a bzImage has its magic numbers: there they were looked for already.
-    if head.len() < super::MIN_HEADER_END {
+    if head.len() < super::bzimage::MIN_HEADER_END {
         return None;
     }
     let machine = head
@@ -115,14 +91,7 @@ mod tests {
 
     #[test]
     fn files_that_people_mistake_for_a_kernel_are_named() {
-        let elf = |class_data: [u8; 2], machine: [u8; 2]| {
-            file(&[(0, b"\x7fELF"), (4, &class_data), (18, &machine)])
-        };
         for (file, name) in [
-            (elf([2, 1], [62, 0]), "an ELF file for x86_64 (a vmlinux)"),
-            (elf([2, 1], [183, 0]), "an ELF file for arm64"),
-            (elf([2, 2], [0, 22]), "an ELF file for another architecture"),
-            (b"\x7fELF".to_vec(), "an ELF file"),
             (file(&[(0x38, b"ARM\x64")]), "a kernel for arm64"),
             (
                 file(&[(0, b"MZ"), (0x38, b"ARM\x64")]),
@@ -167,7 +136,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_behind_any_magic_are_looked_at_without_panic(
-            magic in prop::sample::select(vec![&b""[..], b"MZ", b"\x7fELF", b"MZ\0\0zimg"]),
+            magic in prop::sample::select(vec![&b""[..], b"MZ", b"MZ\0\0zimg"]),
             rest in prop::collection::vec(any::<u8>(), 0..1024),
         ) {
             let mut file = magic.to_vec();

@@ -1,21 +1,20 @@
-//! The kernel image: its setup header, what is checked before it is trusted, and where it is loaded.
+//! A bzImage: its setup header, what is checked before it is trusted, and where it is loaded.
 //!
 //! A bzImage is a real-mode part of `setup_sects + 1` sectors, which holds the setup header at 0x1f1 and is not loaded
 //! here, and the protected-mode part behind it, whose 64-bit entry is 0x200 bytes from its start (boot.rst, "The
 //! Real-Mode Kernel Header" and "64-bit Boot Protocol").
 
-mod looks_like;
-
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{Read, Seek};
 use std::ops::Range;
 
 use linux_loader::loader::bootparam::{LOADED_HIGH, XLF_KERNEL_64, setup_header};
 use linux_loader::loader::{BzImage as LinuxLoaderBzImage, KernelLoader};
-use vm_memory::{Address, ByteValued, GuestAddress, GuestMemoryMmap, ReadVolatile};
+use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap, ReadVolatile};
 
+use super::looks_like::looks_like;
+use super::{Error as KernelError, FOUR_GIB, KernelRange, find_room};
 use crate::layout::HIGH_RAM_START;
 use crate::platform::RamRange;
-use looks_like::looks_like;
 
 /// The oldest protocol that can be booted: 2.12 (Linux 3.8) brought `xloadflags`, without which an image does not say
 /// whether it has the 64-bit entry. `pref_address` and `init_size`, relied on below, came with 2.10.
@@ -28,40 +27,13 @@ const HEADER_MAGIC: Range<usize> = 0x202..0x206;
 /// Offset of the byte that says how long the header is: it is the displacement of the jump over it.
 const HEADER_JUMP: usize = 0x201;
 /// The end of `handover_offset`, the last field of protocol 2.12.
-const MIN_HEADER_END: usize = 0x268;
+pub(super) const MIN_HEADER_END: usize = 0x268;
 /// Offset of `startup_64` in the protected-mode part.
 const ENTRY_64: u64 = 0x200;
 
-const MIB: u64 = 1 << 20;
-const FOUR_GIB: u64 = 1 << 32;
-
-/// A kernel image that cannot be booted here.
+/// A bzImage that cannot be booted here.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file cannot be read: it is a directory, a pipe, or the disk is bad.
-    #[error("reading the kernel image")]
-    Read(#[source] io::Error),
-    /// A file of no bytes.
-    #[error("the kernel image is empty")]
-    Empty,
-    /// A file that ends before the header, or the code that the header promises.
-    #[error(
-        "the kernel image is cut off: {what} needs {needed} bytes and the file has {length}: copy it again"
-    )]
-    Truncated {
-        /// What the missing bytes belong to.
-        what: &'static str,
-        /// How long the file would have to be.
-        needed: u64,
-        /// How long it is.
-        length: u64,
-    },
-    /// Some other kind of file.
-    #[error(
-        "the kernel image is not a bzImage for x86 but {0}: give the file that distributions call vmlinuz and the kernel's \
-         build arch/x86/boot/bzImage"
-    )]
-    NotBzImage(&'static str),
     /// A boot protocol before 2.12.
     #[error(
         "the kernel image speaks boot protocol {}.{}, and 2.12 (Linux 3.8) is the oldest that can be booted",
@@ -81,28 +53,12 @@ pub enum Error {
         /// What it holds.
         value: u64,
     },
-    /// No RAM range can hold the kernel while it unpacks itself.
+    /// The PVH entry was asked for, which only the ELF file inside has.
     #[error(
-        "the kernel needs {} MiB of contiguous memory at {start:#x}: raise mem to at least {} MiB",
-        needed.div_ceil(MIB), start.saturating_add(*needed).div_ceil(MIB)
+        "the kernel image is a bzImage, and PVH is a way into an ELF kernel: leave kernel.entry out, or give the vmlinux \
+         that the kernel's scripts/extract-vmlinux takes out of it"
     )]
-    NoRoom {
-        /// The lowest address at which it runs.
-        start: u64,
-        /// How many bytes it takes there.
-        needed: u64,
-    },
-    /// Copying into guest memory failed although the place had been checked.
-    #[error("copying the kernel image into guest memory at {address:#x}")]
-    Load {
-        /// Where the copy was to begin.
-        address: u64,
-        /// What linux-loader says.
-        source: linux_loader::loader::Error,
-    },
-    /// The file is not any more what it was when its header was checked.
-    #[error("the kernel image changed while it was loaded: start again")]
-    Changed,
+    NoPvhEntry,
 }
 
 /// A bzImage whose setup header has been checked.
@@ -113,48 +69,24 @@ pub struct BzImage {
     payload: u64,
 }
 
-/// Where a kernel is in guest memory, from its first byte to the end of what it needs to unpack itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KernelRange {
-    /// Where the protected-mode part is loaded.
-    pub start: u64,
-    /// The first address that the kernel leaves alone before it reads the memory map.
-    pub end: u64,
-}
-
 impl BzImage {
-    /// Reads and checks the setup header of `image`, from its start whatever its position is.
-    ///
-    /// Any bytes at all may be in the file.
-    pub fn read<K: Read + Seek>(image: &mut K) -> Result<Self, Error> {
-        let mut head = Vec::new();
-        image.rewind().map_err(Error::Read)?;
-        image
-            .take(looks_like::ENOUGH)
-            .read_to_end(&mut head)
-            .map_err(Error::Read)?;
-        let length = image.seek(SeekFrom::End(0)).map_err(Error::Read)?;
-        Self::parse(&head, length)
-    }
-
-    /// As [`read`](Self::read), from the first bytes of a file of `length` bytes.
-    fn parse(head: &[u8], length: u64) -> Result<Self, Error> {
-        let truncated = |what, needed| Error::Truncated {
+    /// Checks the setup header in `head`, the first bytes of a file of `length` bytes.
+    pub(super) fn parse(head: &[u8], length: u64) -> Result<Self, KernelError> {
+        let truncated = |what, needed| KernelError::Truncated {
             what,
             needed,
             length,
         };
-        if head.is_empty() {
-            return Err(Error::Empty);
-        }
         let has = |range: Range<usize>, bytes: &[u8]| head.get(range) == Some(bytes);
         if !has(HEADER_MAGIC, b"HdrS") || !has(BOOT_FLAG, &[0x55, 0xaa]) {
             return Err(match looks_like(head) {
-                Some(other) => Error::NotBzImage(other),
+                Some(other) => KernelError::NotAKernel(other),
                 None if head.len() < HEADER_MAGIC.end => {
                     truncated("a kernel's setup header", MIN_HEADER_END as u64)
                 }
-                None => Error::NotBzImage("something without its magic numbers 0xaa55 and HdrS"),
+                None => {
+                    KernelError::NotAKernel("something without the magic numbers 0xaa55 and HdrS")
+                }
             });
         }
         if head.len() < MIN_HEADER_END {
@@ -177,21 +109,22 @@ impl BzImage {
     }
 
     /// The longest command line that the kernel keeps, in bytes without the NUL.
-    pub fn cmdline_size(&self) -> u32 {
+    pub(super) fn cmdline_size(&self) -> u32 {
         self.header.cmdline_size
     }
 
     /// The highest address that a byte of the initrd may have.
-    pub fn initrd_addr_max(&self) -> u32 {
+    pub(super) fn initrd_addr_max(&self) -> u32 {
         self.header.initrd_addr_max
     }
 
     /// Chooses where in `ram` (ascending) the kernel is loaded: at `pref_address` if it can be, else, if it is
-    /// relocatable, at the lowest aligned address above that has the room.
+    /// relocatable, at the lowest aligned address above that has the room. Nothing is put above 4 GiB, whatever
+    /// `xloadflags` says of it.
     ///
     /// Loading a relocatable kernel lower would gain nothing: it then moves itself to `pref_address` before it unpacks, and
     /// needs `init_size` bytes there all the same (boot.rst, "init_size").
-    pub fn place(&self, ram: &[RamRange]) -> Result<KernelRange, Error> {
+    pub(super) fn place(&self, ram: &[RamRange]) -> Result<KernelRange, KernelError> {
         let header = &self.header;
         // Zero means "no preference" (boot.rst, "pref_address"): 1 MiB is where every bzImage may be loaded.
         let preferred = match header.pref_address {
@@ -200,66 +133,78 @@ impl BzImage {
         };
         let relocatable = header.relocatable_kernel != 0;
         if !relocatable && preferred < HIGH_RAM_START {
-            return Err(Error::BadField {
-                field: "pref_address",
-                value: preferred,
-            });
+            return Err(bad_field("pref_address", preferred).into());
         }
-        let alignment = match relocatable {
-            true => u64::from(header.kernel_alignment),
-            false => 1,
-        };
         let needed = self.payload.max(u64::from(header.init_size));
 
         let lowest = preferred.max(HIGH_RAM_START);
         // The identity map at the entry ends at 4 GiB.
         if lowest.saturating_add(needed) > FOUR_GIB {
-            return Err(Error::BadField {
-                field: "pref_address",
-                value: preferred,
-            });
+            return Err(bad_field("pref_address", preferred).into());
         }
-        let fits = |range: &RamRange| {
-            let start = lowest
-                .max(range.base.raw_value())
-                .checked_next_multiple_of(alignment)?;
-            let end = start.checked_add(needed)?;
-            let in_place = relocatable || start == preferred;
-            (in_place && end <= range.end().min(FOUR_GIB)).then_some(KernelRange { start, end })
+        self.alignments()
+            .filter_map(|alignment| find_room(ram, lowest, alignment, needed))
+            .find(|range| relocatable || range.start == preferred)
+            .ok_or_else(|| {
+                let alignment = self.alignments().next().unwrap_or(1);
+                let start = lowest.checked_next_multiple_of(alignment);
+                KernelError::NoRoom {
+                    start: start.unwrap_or(lowest),
+                    needed,
+                }
+            })
+    }
+
+    /// The alignments to try, the one that the kernel prefers first: each power of two from `kernel_alignment` down to
+    /// `min_alignment`, if that is given (boot.rst, "min_alignment"). A kernel that cannot be moved has none.
+    fn alignments(&self) -> impl Iterator<Item = u64> + use<> {
+        let header = &self.header;
+        let (preferred, least) = match (header.relocatable_kernel, header.min_alignment) {
+            (0, _) => (1, 1),
+            (_, 0) => (header.kernel_alignment, header.kernel_alignment),
+            (_, bits) => (header.kernel_alignment, 1 << bits.min(31)),
         };
-        ram.iter().find_map(fits).ok_or_else(|| Error::NoRoom {
-            start: lowest.checked_next_multiple_of(alignment).unwrap_or(lowest),
-            needed,
-        })
+        let smaller = move |alignment: &u32| Some(alignment / 2).filter(|half| *half >= least);
+        std::iter::successors(Some(preferred), smaller).map(u64::from)
     }
 
     /// Copies the protected-mode part to `at`, a place that [`place`](Self::place) chose.
-    pub(crate) fn load<K: Read + ReadVolatile + Seek>(
+    pub(super) fn load<K: Read + ReadVolatile + Seek>(
         &self,
         memory: &GuestMemoryMmap,
         image: &mut K,
         at: KernelRange,
-    ) -> Result<(), Error> {
+    ) -> Result<(), KernelError> {
         let loaded = LinuxLoaderBzImage::load(memory, Some(GuestAddress(at.start)), image, None)
-            .map_err(|source| Error::Load {
+            .map_err(|source| KernelError::Load {
                 address: at.start,
-                source,
+                source: source.into(),
             })?;
         // The file was read a second time: its length must still be the one that was checked.
         match loaded.kernel_end == at.start + self.payload {
             true => Ok(()),
-            false => Err(Error::Changed),
+            false => Err(KernelError::Changed),
         }
     }
 
     /// Where the boot CPU enters the kernel loaded at `at`, in 64-bit mode.
-    pub(crate) fn entry(&self, at: KernelRange) -> u64 {
+    pub(super) fn entry(&self, at: KernelRange) -> u64 {
         at.start + ENTRY_64
     }
 
-    /// The setup header as the image has it, zero behind the end that it gives itself.
-    pub(crate) fn header(&self) -> setup_header {
-        self.header
+    /// The setup header for the zero page of the kernel loaded at `at`: as the image has it, zero behind the end that it
+    /// gives itself, but for an alignment smaller than the preferred one, of which a kernel must be told.
+    pub(super) fn header(&self, at: KernelRange) -> setup_header {
+        let mut header = self.header;
+        if let Some(used) = self
+            .alignments()
+            .find(|used| at.start.is_multiple_of(*used))
+            && header.relocatable_kernel != 0
+        {
+            // At most the field's own value.
+            header.kernel_alignment = used as u32;
+        }
+        header
     }
 }
 
@@ -277,7 +222,7 @@ fn copy_header(head: &[u8]) -> setup_header {
 }
 
 fn check_header(header: &setup_header) -> Result<(), Error> {
-    let bad = |field, value| Err(Error::BadField { field, value });
+    let bad = |field, value| Err(bad_field(field, value));
     if header.version < MIN_VERSION {
         return Err(Error::TooOld(header.version));
     }
@@ -298,6 +243,10 @@ fn check_header(header: &setup_header) -> Result<(), Error> {
         return bad("kernel_alignment", header.kernel_alignment.into());
     }
     Ok(())
+}
+
+fn bad_field(field: &'static str, value: u64) -> Error {
+    Error::BadField { field, value }
 }
 
 /// `setup_sects`, in which 0 means 4 (boot.rst, "setup_sects").
