@@ -17,6 +17,10 @@ pub const TESTS: &[Test] = &[
         name: "debian::the_kernel_itself_mounts_a_root_on_a_share_without_an_initrd",
         run: without_initrd,
     },
+    Test {
+        name: "debian::systemd_boots_from_a_root_on_a_share_and_powers_off",
+        run: systemd,
+    },
 ];
 
 const PROGRAMS: &str = "for p in python3 sqlite3 ip ethtool iperf3 dmidecode setfattr socat ping; do \
@@ -55,5 +59,24 @@ fn without_initrd() -> Result<()> {
     ensure!(code == 0, "exit code {code}:\n{output}");
     let root = value(&output, "root=")?;
     ensure!(root.starts_with("root virtiofs ro"), "{output}");
+    Ok(())
+}
+
+fn systemd() -> Result<()> {
+    // Its kernel-command-line.target runs the script when all else has been started, and then powers off.
+    let vm = Vm::debian()?.cmdline("overlay systemd.run=\"/bin/sh /data/test.sh\"");
+    let script = "exec >/dev/console 2>&1\n\
+         echo systemd=$(systemctl --version | head -n 1)\n\
+         echo failed=$(systemctl list-units --failed --plain --no-legend)\n\
+         echo data=$(findmnt --noheadings --output FSTYPE /data)\n";
+    std::fs::write(vm.data().join("test.sh"), script)?;
+    let (code, output) = vm.run()?;
+    ensure!(code == 0, "exit code {code}:\n{output}");
+    ensure!(
+        value(&output, "systemd=")?.starts_with("systemd 257"),
+        "{output}"
+    );
+    ensure!(value(&output, "failed=")?.is_empty(), "{output}");
+    ensure!(value(&output, "data=")? == "virtiofs", "{output}");
     Ok(())
 }

@@ -99,7 +99,7 @@ pub fn unpack(user: &str, packages: &[Package], root: &Path) -> Result<()> {
     let missing: Vec<&Package> = packages
         .iter()
         .zip(&files)
-        .filter(|(_, file)| !file.exists())
+        .filter(|(_, file)| !file.exists() && !share(file))
         .map(|(package, _)| package)
         .collect();
     if !missing.is_empty() {
@@ -109,6 +109,19 @@ pub fn unpack(user: &str, packages: &[Package], root: &Path) -> Result<()> {
         run(program("dpkg-deb").arg("--extract").args([&file, root]))?;
     }
     Ok(())
+}
+
+/// Takes `file` from another user's downloads, if one has it.
+fn share(file: &Path) -> bool {
+    let (Some(name), Ok(users)) = (
+        file.file_name(),
+        fs::read_dir(workspace::cache().join("deb")),
+    ) else {
+        return false;
+    };
+    users
+        .flatten()
+        .any(|user| fs::hard_link(user.path().join(name), file).is_ok())
 }
 
 fn download(packages: &[&Package], store: &Path) -> Result<()> {

@@ -1,5 +1,7 @@
 //! A Debian kernel package, unpacked: its image and the modules that an initramfs needs.
 
+mod vmlinux;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +10,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::command::{capture, capture_text, program, run};
 use crate::cpio::Archive;
 use crate::debian::Package;
+
+pub use vmlinux::vmlinux;
 
 /// The kernel package that `meta` (one without a version in its name) stands for now.
 pub fn behind(meta: &Package) -> Result<Package> {
