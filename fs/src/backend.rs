@@ -25,7 +25,6 @@ use virtio_bindings::{
     virtio_config::VIRTIO_F_VERSION_1,
     virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC},
 };
-use virtio_queue::QueueT;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -250,14 +249,14 @@ impl Backend {
                 })
         };
         let index = usize::from(active.index);
-        let ActiveQueue { queue, .. } = active;
+        let layout = active.queue.layout();
         let rings = VringConfigData {
-            queue_max_size: queue.max_size(),
-            queue_size: queue.size(),
+            queue_max_size: layout.size,
+            queue_size: layout.size,
             flags: 0,
-            desc_table_addr: ours(queue.desc_table())?,
-            used_ring_addr: ours(queue.used_ring())?,
-            avail_ring_addr: ours(queue.avail_ring())?,
+            desc_table_addr: ours(layout.desc_table)?,
+            used_ring_addr: ours(layout.used_ring)?,
+            avail_ring_addr: ours(layout.avail_ring)?,
             log_addr: None,
         };
         // Without a vector the driver polls; the protocol wants an eventfd to call all the same.
@@ -272,10 +271,10 @@ impl Backend {
         };
         let what = "take a queue";
         let frontend = &self.frontend;
-        frontend.set_vring_num(index, queue.size()).asked(what)?;
+        frontend.set_vring_num(index, layout.size).asked(what)?;
         frontend.set_vring_addr(index, &rings).asked(what)?;
         frontend
-            .set_vring_base(index, queue.next_avail())
+            .set_vring_base(index, active.queue.next_avail())
             .asked(what)?;
         frontend.set_vring_call(index, call).asked(what)?;
         frontend.set_vring_kick(index, &active.notify).asked(what)

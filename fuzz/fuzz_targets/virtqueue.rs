@@ -7,9 +7,8 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use minivmm_devices::{
     GuestMemory,
-    virtio::queue::{self, BrokenRing, Chain, MAX_CHAIN},
+    virtio::queue::{BrokenRing, Chain, Layout, MAX_CHAIN, Queue},
 };
-use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 /// Two ranges with a hole between them, so that a buffer can begin inside and end outside.
@@ -43,15 +42,16 @@ fuzz_target!(|input: Input<'_>| {
         .expect("it is memory");
 
     let size = 1 << (input.size % 11);
-    let mut ring = Queue::new(1024).expect("it is a power of two");
-    ring.try_set_size(size).expect("it is one too");
-    // The addresses that these refuse are refused when a driver writes them, too.
-    let _ = ring.try_set_desc_table_address(GuestAddress(input.desc.into()));
-    let _ = ring.try_set_avail_ring_address(GuestAddress(input.avail.into()));
-    let _ = ring.try_set_used_ring_address(GuestAddress(input.used.into()));
-    ring.set_next_avail(input.next);
-    ring.set_event_idx(input.event_idx);
-    ring.set_ready(true);
+    let layout = Layout {
+        size,
+        desc_table: input.desc.into(),
+        avail_ring: input.avail.into(),
+        used_ring: input.used.into(),
+    };
+    let Ok(mut ring) = Queue::new(layout, input.event_idx, &MEMORY) else {
+        return;
+    };
+    ring.set_next(input.next);
     let _ = serve(&mut ring, usize::from(size), usize::from(input.offset));
 });
 
@@ -59,10 +59,10 @@ fuzz_target!(|input: Input<'_>| {
 fn serve(ring: &mut Queue, size: usize, offset: usize) -> Result<bool, BrokenRing> {
     let memory = &*MEMORY;
     let mut chain = Chain::new();
-    queue::disable_notification(ring, memory)?;
+    ring.disable_notification(memory)?;
     for _ in 0..64 {
-        if !queue::pop(ring, memory, &mut chain)? {
-            if !queue::enable_notification(ring, memory)? {
+        if !ring.pop(memory, &mut chain)? {
+            if !ring.enable_notification(memory)? {
                 break;
             }
             continue;
@@ -73,9 +73,9 @@ fn serve(ring: &mut Queue, size: usize, offset: usize) -> Result<bool, BrokenRin
         assert!(read <= chain.readable_len().saturating_sub(offset));
         let written = chain.write_at(memory, offset, &data);
         assert!(written <= chain.writable_len().saturating_sub(offset));
-        queue::push_used(ring, memory, chain.head(), written as u32)?;
+        ring.push_used(memory, chain.head(), written as u32)?;
     }
-    queue::needs_interrupt(ring, memory)
+    ring.needs_interrupt(memory)
 }
 
 fn check(chain: &Chain, size: usize) {

@@ -6,11 +6,9 @@ use minivmm_devices::{
     GuestMemory,
     virtio::{
         ActiveQueue,
-        queue::{self, BrokenRing, Chain},
+        queue::{BrokenRing, Chain},
     },
 };
-
-use virtio_queue::QueueT;
 
 use crate::{
     HEADER,
@@ -56,10 +54,9 @@ impl Receiver {
         memory: &GuestMemory,
         counters: &Counters,
     ) -> Result<Turn, BrokenRing> {
-        let before = self.queue.queue.next_used();
         let turn = self.receive(tap, memory, counters)?;
         let queue = &mut self.queue.queue;
-        if queue.next_used() != before && queue::needs_interrupt(queue, memory)? {
+        if queue.needs_interrupt(memory)? {
             self.queue.interrupt.signal();
         }
         Ok(turn)
@@ -77,10 +74,10 @@ impl Receiver {
             vectors,
         } = self;
         // While the tap is watched, buffers are looked for when a frame comes.
-        queue::disable_notification(queue, memory)?;
+        queue.disable_notification(memory)?;
         for _ in 0..BUDGET {
-            if !queue::pop(queue, memory, chain)? {
-                if queue::enable_notification(queue, memory)? {
+            if !queue.pop(memory, chain)? {
+                if queue.enable_notification(memory)? {
                     continue;
                 }
                 return Ok(Turn::NoBuffer);
@@ -88,7 +85,7 @@ impl Receiver {
             let room = chain.writable_len();
             if room < HEADER {
                 // It can hold no frame, ever: back to the driver with it.
-                queue::push_used(queue, memory, chain.head(), 0)?;
+                queue.push_used(memory, chain.head(), 0)?;
                 continue;
             }
             // The tap gives no sign of having cut a frame: one byte more than there is room for is one.
@@ -97,15 +94,15 @@ impl Receiver {
                 Ok(n) if (HEADER..=room).contains(&n) => {
                     chain.write_at(memory, 0, &PLAIN);
                     let written = u32::try_from(n).unwrap_or(u32::MAX);
-                    queue::push_used(queue, memory, chain.head(), written)?;
+                    queue.push_used(memory, chain.head(), written)?;
                     counters.received();
                 }
                 Ok(_) => {
-                    queue::undo_pop(queue);
+                    queue.undo_pop();
                     counters.rx_dropped();
                 }
                 Err(error) => {
-                    queue::undo_pop(queue);
+                    queue.undo_pop();
                     match error.kind() {
                         io::ErrorKind::Interrupted => {}
                         io::ErrorKind::WouldBlock => return Ok(Turn::Over),

@@ -6,10 +6,9 @@ use minivmm_devices::{
     GuestMemory,
     virtio::{
         ActiveQueue,
-        queue::{self, BrokenRing, Chain},
+        queue::{BrokenRing, Chain},
     },
 };
-use virtio_queue::QueueT;
 use vm_memory::VolatileSlice;
 
 use crate::{
@@ -55,10 +54,9 @@ impl Sender {
         memory: &GuestMemory,
         counters: &Counters,
     ) -> Result<Option<io::Error>, BrokenRing> {
-        let before = self.queue.queue.next_used();
         let gone = self.send(tap, memory, counters)?;
         let queue = &mut self.queue.queue;
-        if queue.next_used() != before && queue::needs_interrupt(queue, memory)? {
+        if queue.needs_interrupt(memory)? {
             self.queue.interrupt.signal();
         }
         Ok(gone)
@@ -76,10 +74,10 @@ impl Sender {
             vectors,
         } = self;
         let mut gone = None;
-        queue::disable_notification(queue, memory)?;
+        queue.disable_notification(memory)?;
         for _ in 0..BUDGET {
-            if !queue::pop(queue, memory, chain)? {
-                if queue::enable_notification(queue, memory)? {
+            if !queue.pop(memory, chain)? {
+                if queue.enable_notification(memory)? {
                     continue;
                 }
                 return Ok(gone);
@@ -101,7 +99,7 @@ impl Sender {
                     }
                 }
             }
-            queue::push_used(queue, memory, chain.head(), 0)?;
+            queue.push_used(memory, chain.head(), 0)?;
         }
         // The others' turn, and then ours again: the driver was told not to notify.
         let _ = notify.write(1);

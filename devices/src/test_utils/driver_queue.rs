@@ -8,10 +8,12 @@ use std::sync::{
 use virtio_bindings::virtio_ring::{
     VRING_AVAIL_F_NO_INTERRUPT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
 };
-use virtio_queue::{Queue, QueueT, desc::split::Descriptor};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::GuestMemory;
+use crate::{
+    GuestMemory,
+    virtio::queue::{Layout, Queue},
+};
 
 /// A split virtqueue as a driver sees it; it can also be told to break every rule.
 pub struct DriverQueue {
@@ -68,20 +70,38 @@ impl DriverQueue {
         self.size
     }
 
-    /// The device's side, ready.
+    /// The device's side.
     pub fn queue(&self) -> Queue {
-        let mut queue = Queue::new(self.size).unwrap();
-        queue
-            .try_set_desc_table_address(GuestAddress(self.desc))
+        self.make_queue(false)
+    }
+
+    /// The device's side with VIRTIO_F_EVENT_IDX.
+    pub fn queue_with_event_idx(&self) -> Queue {
+        self.make_queue(true)
+    }
+
+    fn make_queue(&self, event_idx: bool) -> Queue {
+        let layout = Layout {
+            size: self.size,
+            desc_table: self.desc,
+            avail_ring: self.avail,
+            used_ring: self.used,
+        };
+        Queue::new(layout, event_idx, &self.memory).unwrap()
+    }
+
+    /// Continues as a driver that has used the queue `idx` times, all of which were given back.
+    pub fn start_at(&mut self, idx: u16) {
+        self.set_avail_idx(idx);
+        self.memory
+            .store(idx.to_le(), GuestAddress(self.used + 2), Ordering::Release)
             .unwrap();
-        queue
-            .try_set_avail_ring_address(GuestAddress(self.avail))
-            .unwrap();
-        queue
-            .try_set_used_ring_address(GuestAddress(self.used))
-            .unwrap();
-        queue.set_ready(true);
-        queue
+        self.next_used = idx;
+    }
+
+    /// The index of the used entry that it takes next.
+    pub fn next_used(&self) -> u16 {
+        self.next_used
     }
 
     /// Writes one descriptor as it is.
@@ -92,9 +112,9 @@ impl DriverQueue {
     /// Writes one descriptor anywhere, as for an indirect table.
     pub fn write_descriptor_at(&self, at: u64, address: u64, len: u32, flags: u32, next: u16) {
         let flags = u16::try_from(flags).unwrap();
-        self.memory
-            .write_obj(Descriptor::new(address, len, flags, next), GuestAddress(at))
-            .unwrap();
+        let rest = u64::from(len) | u64::from(flags) << 32 | u64::from(next) << 48;
+        let words = [address.to_le(), rest.to_le()];
+        self.memory.write_obj(words, GuestAddress(at)).unwrap();
     }
 
     /// Makes a chain of readable, then writable `(address, length)` buffers, makes it available, and gives
@@ -163,6 +183,21 @@ impl DriverQueue {
             .unwrap();
     }
 
+    /// The index of which the device wants to be notified (VIRTIO_F_EVENT_IDX).
+    pub fn avail_event(&self) -> u16 {
+        let at = self.used + 4 + 8 * u64::from(self.size);
+        u16::from_le(self.memory.read_obj(GuestAddress(at)).unwrap())
+    }
+
+    /// The used ring's idx.
+    pub fn used_idx(&self) -> u16 {
+        u16::from_le(
+            self.memory
+                .load(GuestAddress(self.used + 2), Ordering::Acquire)
+                .unwrap(),
+        )
+    }
+
     /// Whether the device asked for no notifications, by the used ring's flag.
     pub fn no_notify(&self) -> bool {
         let flags: u16 = self.memory.read_obj(GuestAddress(self.used)).unwrap();
@@ -171,11 +206,7 @@ impl DriverQueue {
 
     /// The next used entry, `(head, written)`, if the device gave one back.
     pub fn take_used(&mut self) -> Option<(u16, u32)> {
-        let idx: u16 = self
-            .memory
-            .load(GuestAddress(self.used + 2), Ordering::Acquire)
-            .unwrap();
-        if u16::from_le(idx) == self.next_used {
+        if self.used_idx() == self.next_used {
             return None;
         }
         let at = self.used + 4 + 8 * u64::from(self.next_used % self.size);

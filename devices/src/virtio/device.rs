@@ -2,10 +2,9 @@
 
 use std::{io, sync::Arc};
 
-use virtio_queue::Queue;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{DeviceInterrupt, QueueInterrupt, Worker};
+use super::{DeviceInterrupt, QueueInterrupt, Worker, queue::Queue};
 use crate::GuestMemory;
 
 /// Device types (virtio 1.3, section 5).

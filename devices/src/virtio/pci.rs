@@ -20,7 +20,6 @@ use std::{
 };
 
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
-use virtio_queue::Queue;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use self::{
@@ -28,7 +27,7 @@ use self::{
     layout::{BAR, CapabilityOffsets, Region},
     transport::Transport,
 };
-use super::{ConfigSpace as DeviceConfig, VirtioDevice};
+use super::{ConfigSpace as DeviceConfig, VirtioDevice, queue::MAX_SIZE};
 use crate::{
     GuestMemory,
     hypervisor::Hypervisor,
@@ -93,7 +92,7 @@ impl VirtioPci {
     ) -> Result<Arc<Self>, Error> {
         let name: Arc<str> = name.into();
         let sizes = device.queue_sizes().to_vec();
-        let possible = |size: &u16| <Queue as virtio_queue::QueueT>::new(*size).is_ok();
+        let possible = |size: &u16| size.is_power_of_two() && *size <= MAX_SIZE;
         if !(1..=MAX_QUEUES).contains(&sizes.len()) || !sizes.iter().all(possible) {
             let device = name;
             return Err(Error::Queues { device, sizes });

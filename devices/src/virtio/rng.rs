@@ -8,7 +8,7 @@ use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice};
 
 use super::{
     Activation, ActiveQueue, DeviceInterrupt, DeviceType, Handler, VirtioDevice, Worker,
-    queue::{self, BrokenRing, Chain},
+    queue::{BrokenRing, Chain},
 };
 use crate::GuestMemory;
 
@@ -130,22 +130,22 @@ fn serve(
 ) -> Result<bool, Error> {
     let ring = &mut active.queue;
     let mut served = 0;
-    queue::disable_notification(ring, memory)?;
+    ring.disable_notification(memory)?;
     loop {
         if served == QUEUE_SIZES[0] {
             // A guest that adds as fast as we fill must not keep the thread from its stop event.
             let _ = active.notify.write(1);
             break;
         }
-        if queue::pop(ring, memory, chain)? {
+        if ring.pop(memory, chain)? {
             let written = fill(source, chain.writable_slices(memory))?;
-            queue::push_used(ring, memory, chain.head(), written)?;
+            ring.push_used(memory, chain.head(), written)?;
             served += 1;
-        } else if !queue::enable_notification(ring, memory)? {
+        } else if !ring.enable_notification(memory)? {
             break;
         }
     }
-    Ok(served > 0 && queue::needs_interrupt(ring, memory)?)
+    Ok(served > 0 && ring.needs_interrupt(memory)?)
 }
 
 /// Reads straight into guest memory, at most [`MAX_REQUEST`] bytes.

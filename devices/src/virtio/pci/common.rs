@@ -3,11 +3,12 @@
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_F_VERSION_1,
 };
-use virtio_queue::{Queue, QueueT};
-use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::layout::COMMON_SIZE;
-use crate::GuestMemory;
+use crate::{
+    GuestMemory,
+    virtio::queue::{Layout, LayoutError, Queue},
+};
 
 /// A vector register without a vector (VIRTIO_MSI_NO_VECTOR).
 pub(super) const NO_VECTOR: u16 = 0xffff;
@@ -28,11 +29,10 @@ const QUEUE_END: u32 = 0x38;
 
 /// Why an enabled queue cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("queue {index}: its {part} at {address:#x} is misaligned or outside guest memory")]
+#[error("queue {index}: {source}")]
 pub(super) struct InvalidQueue {
     index: u16,
-    part: &'static str,
-    address: u64,
+    source: LayoutError,
 }
 
 /// The registers of one queue.
@@ -68,38 +68,13 @@ impl QueueRegisters {
         memory: &GuestMemory,
         event_idx: bool,
     ) -> Result<Queue, InvalidQueue> {
-        let size = usize::from(self.size);
-        // Sizes and alignments (2.7), with the event fields after the rings: Linux always has them.
-        for (part, address, len, align) in [
-            ("descriptor area", self.desc, 16 * size, 16),
-            ("driver area", self.driver, 6 + 2 * size, 2),
-            ("device area", self.device, 6 + 8 * size, 4),
-        ] {
-            let in_memory = memory.get_slice(GuestAddress(address), len).is_ok();
-            if !in_memory || !address.is_multiple_of(align) {
-                return Err(InvalidQueue {
-                    index,
-                    part,
-                    address,
-                });
-            }
-        }
-        self.ready(event_idx).map_err(|_| InvalidQueue {
-            index,
-            part: "size",
-            address: self.size.into(),
-        })
-    }
-
-    fn ready(&self, event_idx: bool) -> Result<Queue, virtio_queue::Error> {
-        let mut queue = Queue::new(self.max_size)?;
-        queue.try_set_size(self.size)?;
-        queue.try_set_desc_table_address(GuestAddress(self.desc))?;
-        queue.try_set_avail_ring_address(GuestAddress(self.driver))?;
-        queue.try_set_used_ring_address(GuestAddress(self.device))?;
-        queue.set_event_idx(event_idx);
-        queue.set_ready(true);
-        Ok(queue)
+        let layout = Layout {
+            size: self.size,
+            desc_table: self.desc,
+            avail_ring: self.driver,
+            used_ring: self.device,
+        };
+        Queue::new(layout, event_idx, memory).map_err(|source| InvalidQueue { index, source })
     }
 }
 

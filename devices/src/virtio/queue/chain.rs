@@ -1,18 +1,15 @@
 //! One descriptor chain, checked.
 
-use virtio_queue::desc::split::Descriptor;
+use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
 
-use super::BrokenRing;
+use super::{BrokenRing, DESCRIPTOR};
 use crate::GuestMemory;
 
 /// The most descriptors of a chain with an indirect table, as many buffers as one readv takes (IOV_MAX).
 ///
 /// The standard's limit is the queue size (2.7.5.3.1), but Linux makes longer indirect chains.
 pub const MAX_CHAIN: usize = 1024;
-
-/// Bytes of a descriptor (2.7.5).
-const DESCRIPTOR: usize = 16;
 
 /// A piece of guest memory that was checked to exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,8 +132,8 @@ impl Chain {
         let mut seen = 0;
         loop {
             let descriptor = table.get(index)?;
-            if descriptor.refers_to_indirect_table() {
-                if indirect || descriptor.has_next() {
+            if descriptor.is(VRING_DESC_F_INDIRECT) {
+                if indirect || descriptor.is(VRING_DESC_F_NEXT) {
                     return Err(BrokenRing::Indirect { head });
                 }
                 table = Table::indirect(memory, &descriptor)?;
@@ -150,21 +147,21 @@ impl Chain {
             }
             seen += 1;
             self.push(memory, &descriptor)?;
-            if !descriptor.has_next() {
+            if !descriptor.is(VRING_DESC_F_NEXT) {
                 return Ok(());
             }
-            index = descriptor.next();
+            index = descriptor.next;
         }
     }
 
     fn push(&mut self, memory: &GuestMemory, descriptor: &Descriptor) -> Result<(), BrokenRing> {
-        let (address, len) = (descriptor.addr(), descriptor.len());
+        let Descriptor { address, len, .. } = *descriptor;
         let bytes = len as usize;
         let head = self.head;
         if self.readable_len + self.writable_len + bytes > 1 << 32 {
             return Err(BrokenRing::TooLong { head });
         }
-        let writable = descriptor.is_write_only();
+        let writable = descriptor.is(VRING_DESC_F_WRITE);
         if !writable && !self.writable.is_empty() {
             return Err(BrokenRing::Order { head });
         }
@@ -189,6 +186,31 @@ impl Chain {
     }
 }
 
+/// A descriptor (2.7.5).
+struct Descriptor {
+    address: GuestAddress,
+    len: u32,
+    flags: u16,
+    next: u16,
+}
+
+impl Descriptor {
+    /// From its two words: the address, then length, flags and next from the lowest bit up.
+    fn new(words: [u64; 2]) -> Self {
+        let [address, rest] = words.map(u64::from_le);
+        Self {
+            address: GuestAddress(address),
+            len: rest as u32,
+            flags: (rest >> 32) as u16,
+            next: (rest >> 48) as u16,
+        }
+    }
+
+    fn is(&self, flag: u32) -> bool {
+        u32::from(self.flags) & flag != 0
+    }
+}
+
 /// A descriptor table in guest memory: looked up once, each descriptor then copied out once.
 struct Table<'m> {
     bytes: VolatileSlice<'m>,
@@ -198,13 +220,13 @@ struct Table<'m> {
 impl<'m> Table<'m> {
     fn new(memory: &'m GuestMemory, address: GuestAddress, entries: u32) -> Option<Self> {
         let bytes = memory
-            .get_slice(address, entries as usize * DESCRIPTOR)
+            .get_slice(address, entries as usize * DESCRIPTOR as usize)
             .ok()?;
         Some(Self { bytes, entries })
     }
 
     fn indirect(memory: &'m GuestMemory, descriptor: &Descriptor) -> Result<Self, BrokenRing> {
-        let (address, len) = (descriptor.addr(), descriptor.len());
+        let Descriptor { address, len, .. } = *descriptor;
         let entries = len / DESCRIPTOR as u32;
         let whole = len % DESCRIPTOR as u32 == 0 && (1..=1 << 16).contains(&entries);
         whole
@@ -224,7 +246,8 @@ impl<'m> Table<'m> {
             });
         }
         self.bytes
-            .read_obj(usize::from(index) * DESCRIPTOR)
+            .read_obj(usize::from(index) * DESCRIPTOR as usize)
+            .map(Descriptor::new)
             .map_err(|_| BrokenRing::Unreachable)
     }
 }

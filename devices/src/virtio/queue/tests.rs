@@ -1,12 +1,12 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod events;
 mod indirect;
 
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT as NEXT, VRING_DESC_F_WRITE as WRITE};
-use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
@@ -37,7 +37,7 @@ fn fixture() -> Fixture {
 
 impl Fixture {
     fn pop(&mut self) -> Result<bool, BrokenRing> {
-        pop(&mut self.queue, &self.memory, &mut self.chain)
+        self.queue.pop(&self.memory, &mut self.chain)
     }
 
     /// Pops what the descriptor table holds from descriptor 0.
@@ -94,7 +94,7 @@ fn a_chain_that_is_put_back_comes_again() {
     let mut f = fixture();
     let head = f.driver.add(&[(BUFFERS, 16)], &[]);
     assert_eq!(f.pop(), Ok(true));
-    undo_pop(&mut f.queue);
+    f.queue.undo_pop();
     assert_eq!(f.pop(), Ok(true));
     assert_eq!(f.chain.head(), head);
     assert_eq!(f.pop(), Ok(false));
@@ -106,7 +106,7 @@ fn the_ring_goes_round_past_the_end_of_its_indices() {
     for round in 0..u32::from(u16::MAX) + 3 {
         let head = f.driver.add(&[(BUFFERS, 1)], &[]);
         assert_eq!(f.pop(), Ok(true), "round {round}");
-        push_used(&mut f.queue, &f.memory, head, round).unwrap();
+        f.queue.push_used(&f.memory, head, round).unwrap();
         assert_eq!(f.driver.take_used(), Some((head, round)));
     }
 }
@@ -187,7 +187,7 @@ fn a_buffer_over_a_hole_in_memory_is_found_and_one_over_a_seam_is_not() {
     let (mut queue, mut chain) = (driver.queue(), Chain::new());
 
     driver.add(&[], &[(0x1ff0, 0x20)]);
-    assert_eq!(pop(&mut queue, &memory, &mut chain), Ok(true));
+    assert_eq!(queue.pop(&memory, &mut chain), Ok(true));
     assert_eq!(chain.writable_slices(&memory).count(), 2);
     assert_eq!(chain.write_at(&memory, 8, &[7; 0x20]), 0x18);
     let mut seen = [0; 0x20];
@@ -196,7 +196,7 @@ fn a_buffer_over_a_hole_in_memory_is_found_and_one_over_a_seam_is_not() {
 
     driver.add(&[], &[(0x2ff0, 0x1020)]);
     assert_eq!(
-        pop(&mut queue, &memory, &mut chain),
+        queue.pop(&memory, &mut chain),
         Err(BrokenRing::Outside {
             address: 0x2ff0,
             len: 0x1020
@@ -243,37 +243,77 @@ fn more_than_four_gib_in_a_chain_are_found() {
     let mut driver = DriverQueue::new(&memory, 0x1000, SIZE);
     let (mut queue, mut chain) = (driver.queue(), Chain::new());
     driver.add(&[(0, u32::MAX), (0, 1)], &[]);
-    assert_eq!(pop(&mut queue, &memory, &mut chain), Ok(true));
+    assert_eq!(queue.pop(&memory, &mut chain), Ok(true));
     assert_eq!(chain.readable_len(), 1 << 32);
     driver.add(&[(0, u32::MAX)], &[(0, 2)]);
     assert_eq!(
-        pop(&mut queue, &memory, &mut chain),
+        queue.pop(&memory, &mut chain),
         Err(BrokenRing::TooLong { head: 2 })
     );
+}
+
+#[test]
+fn a_queue_that_is_misplaced_is_refused() {
+    let f = fixture();
+    let good = *f.queue.layout();
+    let refused = |layout: Layout| Queue::new(layout, false, &f.memory).map(|_| ());
+    assert_eq!(refused(good), Ok(()));
+    for size in [0, 3, SIZE + 1, MAX_SIZE + 1, u16::MAX] {
+        let layout = Layout { size, ..good };
+        assert_eq!(refused(layout), Err(LayoutError::Size(size)));
+    }
+    let end = RAM as u64;
+    for address in [end, end - 16, u64::MAX - 15, 0x1001] {
+        for (part, layout) in [
+            (
+                "descriptor area",
+                Layout {
+                    desc_table: address,
+                    ..good
+                },
+            ),
+            (
+                "driver area",
+                Layout {
+                    avail_ring: address,
+                    ..good
+                },
+            ),
+            (
+                "device area",
+                Layout {
+                    used_ring: address,
+                    ..good
+                },
+            ),
+        ] {
+            let expected = LayoutError::Misplaced { part, address };
+            assert_eq!(refused(layout), Err(expected));
+        }
+    }
 }
 
 #[test]
 fn rings_outside_memory_are_found() {
     let mut f = fixture();
     f.driver.add(&[(BUFFERS, 1)], &[]);
-    let outside = GuestAddress(u64::MAX - 15);
-    let good = GuestAddress(f.queue.desc_table());
-    f.queue.try_set_desc_table_address(outside).unwrap();
+    let outside = u64::MAX - 15;
+    let good = f.queue.layout.desc_table;
+    f.queue.layout.desc_table = outside;
     assert_eq!(f.pop(), Err(BrokenRing::Unreachable));
-    f.queue.try_set_desc_table_address(good).unwrap();
-    f.queue
-        .try_set_avail_ring_address(GuestAddress(u64::MAX - 1))
-        .unwrap();
+    f.queue.layout.desc_table = good;
+    f.queue.push_used(&f.memory, 0, 0).unwrap();
+    f.queue.layout.avail_ring = u64::MAX - 1;
     assert_eq!(f.pop(), Err(BrokenRing::Unreachable));
     assert_eq!(
-        needs_interrupt(&mut f.queue, &f.memory),
+        f.queue.needs_interrupt(&f.memory),
         Err(BrokenRing::Unreachable)
     );
-    f.queue.try_set_used_ring_address(outside).unwrap();
+    f.queue.layout.used_ring = outside;
     for result in [
-        push_used(&mut f.queue, &f.memory, 0, 0),
-        enable_notification(&mut f.queue, &f.memory).map(|_| ()),
-        disable_notification(&mut f.queue, &f.memory),
+        f.queue.push_used(&f.memory, 0, 0),
+        f.queue.enable_notification(&f.memory).map(|_| ()),
+        f.queue.disable_notification(&f.memory),
     ] {
         assert_eq!(result, Err(BrokenRing::Unreachable));
     }
@@ -305,33 +345,6 @@ fn bytes_are_copied_over_the_borders_of_buffers() {
         .read_slice(&mut seen, GuestAddress(BUFFERS + 0x100))
         .unwrap();
     assert_eq!((&seen[..3], &seen[0x10..]), (&b"\0x\0"[..], &b"yz"[..]));
-}
-
-#[test]
-fn the_driver_says_whether_it_wants_interrupts() {
-    let mut f = fixture();
-    assert_eq!(needs_interrupt(&mut f.queue, &f.memory), Ok(true));
-    f.driver.set_no_interrupt(true);
-    assert_eq!(needs_interrupt(&mut f.queue, &f.memory), Ok(false));
-
-    f.queue.set_event_idx(true);
-    f.driver.set_used_event(1);
-    push_used(&mut f.queue, &f.memory, 0, 0).unwrap();
-    assert_eq!(needs_interrupt(&mut f.queue, &f.memory), Ok(false));
-    push_used(&mut f.queue, &f.memory, 1, 0).unwrap();
-    assert_eq!(needs_interrupt(&mut f.queue, &f.memory), Ok(true));
-    assert_eq!(needs_interrupt(&mut f.queue, &f.memory), Ok(false));
-}
-
-#[test]
-fn a_buffer_that_comes_while_notifications_are_enabled_is_not_missed() {
-    let mut f = fixture();
-    disable_notification(&mut f.queue, &f.memory).unwrap();
-    assert!(f.driver.no_notify());
-    assert_eq!(enable_notification(&mut f.queue, &f.memory), Ok(false));
-    assert!(!f.driver.no_notify());
-    f.driver.add(&[(BUFFERS, 1)], &[]);
-    assert_eq!(enable_notification(&mut f.queue, &f.memory), Ok(true));
 }
 
 proptest! {

@@ -3,7 +3,6 @@
 use std::io::Write;
 
 use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1};
-use virtio_queue::QueueT;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -102,7 +101,7 @@ fn a_guest_that_keeps_the_ring_full_does_not_keep_the_thread() {
     }
     assert!(f.serve(&mut source(64)).unwrap());
     assert!(f.active.notify.read().is_ok(), "it looks again by itself");
-    assert_eq!(f.active.queue.next_used(), QUEUE_SIZES[0]);
+    assert_eq!(f.driver.used_idx(), QUEUE_SIZES[0]);
 }
 
 #[test]

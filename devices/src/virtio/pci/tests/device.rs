@@ -16,8 +16,7 @@ use crate::{
     GuestMemory,
     virtio::{
         Activation, ActiveQueue, ConfigSpace, DeviceInterrupt, DeviceType, Handler, VirtioDevice,
-        Worker,
-        queue::{self, Chain},
+        Worker, queue::Chain,
     },
 };
 
@@ -131,7 +130,7 @@ impl Handler for EchoWorker {
         let _ = EventFd::read(&active.notify);
         let mut chain = Chain::new();
         loop {
-            match queue::pop(&mut active.queue, &self.memory, &mut chain) {
+            match active.queue.pop(&self.memory, &mut chain) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => return self.interrupt.needs_reset(&error),
@@ -139,7 +138,10 @@ impl Handler for EchoWorker {
             let mut data = [0; 64];
             let read = chain.read_at(&self.memory, 0, &mut data);
             let written = chain.write_at(&self.memory, 0, &data[..read]) as u32;
-            queue::push_used(&mut active.queue, &self.memory, chain.head(), written).unwrap();
+            active
+                .queue
+                .push_used(&self.memory, chain.head(), written)
+                .unwrap();
         }
         active.interrupt.signal();
     }
