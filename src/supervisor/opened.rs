@@ -13,7 +13,7 @@ use std::{
 use minivmm_boot::Payload;
 use minivmm_fs::{Program, Share, virtiofsd::check_source};
 use minivmm_net::Tap;
-use minivmm_vmm::{Blame, VmConfig, cmdline, config, kvm, layout};
+use minivmm_vmm::{Blame, VmConfig, cmdline, config, host, kvm, layout};
 
 use crate::failure::{Failure, with_causes};
 
@@ -39,6 +39,7 @@ pub struct Opened {
 impl Opened {
     /// Opens what `config` names; the first thing that is missing is the error.
     pub fn open(config: &VmConfig) -> Result<Self, Failure> {
+        host::check_memory(config).map_err(Failure::config)?;
         let (kernel, initrd) = kernel(config)?;
         sources(config)?;
         let virtiofsd = match config.shares.is_empty() {
@@ -81,6 +82,7 @@ impl Opened {
     /// Looks at what `config` names without taking it: a tap that a running VM has is left alone, and KVM
     /// is not asked, because a file is as right on a host without it.
     pub fn check(config: &VmConfig) -> Result<(), Failure> {
+        host::check_memory(config).map_err(Failure::config)?;
         kernel(config)?;
         sources(config)
     }

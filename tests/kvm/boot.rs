@@ -11,14 +11,6 @@ use crate::{
 
 pub const TESTS: &[Test] = &[
     Test {
-        name: "boot::one_vcpu_is_online",
-        run: || vcpus_are_online(1),
-    },
-    Test {
-        name: "boot::two_vcpus_are_online",
-        run: || vcpus_are_online(2),
-    },
-    Test {
         name: "boot::the_guest_sees_its_devices_in_their_slots",
         run: devices,
     },
@@ -27,27 +19,6 @@ pub const TESTS: &[Test] = &[
         run: files,
     },
 ];
-
-fn vcpus_are_online(count: u8) -> Result<()> {
-    let vm = Vm::with_script(
-        "echo online=$(cat /sys/devices/system/cpu/online)\n\
-         echo siblings=$(cat /sys/devices/system/cpu/cpu*/topology/thread_siblings_list | sort -u | wc -l)\n\
-         echo kernel=$(uname -r)\n",
-    )?;
-    let (code, output) = vm.vcpus(count).run()?;
-    let online = match count {
-        1 => "0".to_owned(),
-        _ => format!("0-{}", count - 1),
-    };
-    ensure!(code == 0, "exit code {code}:\n{output}");
-    ensure!(value(&output, "online=")? == online, "{output}");
-    ensure!(
-        value(&output, "siblings=")? == count.to_string(),
-        "one thread to a core:\n{output}"
-    );
-    ensure!(value(&output, "kernel=")?.starts_with("6.12."), "{output}");
-    Ok(())
-}
 
 fn devices() -> Result<()> {
     let vm = Vm::with_script(

@@ -53,6 +53,10 @@ const TESTS: &[Test] = &[
         },
     },
     Test {
+        name: "errors::more_memory_than_the_host_has_is_refused_with_both_figures",
+        run: too_much_memory,
+    },
+    Test {
         name: "errors::a_command_line_that_is_too_long_names_the_limit",
         run: || {
             let words = "x".repeat(140_000);
@@ -153,12 +157,19 @@ impl Output {
 
 /// Runs a configuration that was changed by `change`.
 fn broken(change: impl FnOnce(String) -> String) -> Result<Output> {
+    changed(change, &["run"])
+}
+
+/// The same, looked at by `config check`.
+fn checked(change: impl FnOnce(String) -> String) -> Result<Output> {
+    changed(change, &["config", "check"])
+}
+
+fn changed(change: impl FnOnce(String) -> String, verb: &[&str]) -> Result<Output> {
     let vm = Vm::new()?;
     fs::write(vm.directory().join("test.toml"), change(vm.config()?))?;
-    attempt(
-        &vm,
-        Command::new(vm::program()).args(["run", "-c", "test.toml"]),
-    )
+    let mut command = Command::new(vm::program());
+    attempt(&vm, command.args(verb).args(["-c", "test.toml"]))
 }
 
 fn attempt(vm: &Vm, command: &mut Command) -> Result<Output> {
@@ -183,19 +194,25 @@ fn with(variable: &str, value: &str) -> Result<Output> {
 }
 
 fn config_check() -> Result<()> {
-    let vm = Vm::new()?;
-    let config = vm.config()?;
-    let check = |config: String| -> Result<Output> {
-        fs::write(vm.directory().join("test.toml"), config)?;
-        let words = ["config", "check", "-c", "test.toml"];
-        attempt(&vm, Command::new(vm::program()).args(words))
-    };
-    let output = check(config.clone())?;
+    let output = checked(|config| config)?;
     let silent = output.stderr.is_empty();
     ensure!(output.code == Some(0) && silent, "{}", output.stderr);
-    check(config.replace("source = \"data\"", "source = \"nowhere\""))?
+    checked(|c| c.replace("source = \"data\"", "source = \"nowhere\""))?
         .says(78, &["`test-data`", "nowhere"])?;
-    check(config.replace("mem = 256", "mem = 64"))?.says(78, &["kernel.path:"])
+    checked(|c| c.replace("mem = 256", "mem = 64"))?.says(78, &["kernel.path:"])
+}
+
+fn too_much_memory() -> Result<()> {
+    let info = rustix::system::sysinfo();
+    let host = (info.totalram * u64::from(info.mem_unit)) >> 20;
+    let memory = format!("mem = {}", host + 1);
+    let said = format!(
+        "test.toml:3: mem: {} MiB are more than the {host} MiB",
+        host + 1
+    );
+    let change = |config: String| config.replace("mem = 256", &memory);
+    broken(change)?.says(78, &[&said])?;
+    checked(change)?.says(78, &[&said])
 }
 
 /// It has the right name and version, and that is all.

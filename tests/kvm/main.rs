@@ -2,7 +2,7 @@
 //!
 //! Environment: `MINIVMM_GUEST` is the directory of the guest's `vmlinuz` and `initrd`, `MINIVMM_VIRTIOFSD`
 //! the virtiofsd, `MINIVMM_KERNELS` a directory with a guest for each of several kernels, `MINIVMM_GUEST_DEBIAN` the
-//! root of a small Debian, which the lab mounts, `MINIVMM_REQUIRE_KVM` makes a host that is not able a failure instead of a skip,
+//! root of a small Debian, which the lab mounts, `MINIVMM_SOAK` asks for all sizes of tests that have several, `MINIVMM_REQUIRE_KVM` makes a host that is not able a failure instead of a skip,
 //! `MINIVMM_SCRATCH` is a directory on a real file system.
 
 mod boot;
@@ -11,6 +11,7 @@ mod dns;
 mod ends;
 mod errors;
 mod guest;
+mod machine;
 mod network;
 mod user;
 mod vm;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         debian::TESTS,
         dns::TESTS,
         ends::TESTS,
+        machine::TESTS,
         user::TESTS,
     ]
     .concat();
@@ -54,6 +56,14 @@ fn main() -> ExitCode {
     let errors = errors::tests().into_iter();
     trials.extend(errors.map(|test| trial(test).with_ignored_flag(no_guest)));
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Of two sizes of a test the one that is asked for: `ci` as a rule, `full` where `MINIVMM_SOAK` is set (`make soak`).
+pub fn depth<T>(ci: T, full: T) -> T {
+    match std::env::var_os("MINIVMM_SOAK") {
+        Some(_) => full,
+        None => ci,
+    }
 }
 
 impl Copy for Test {}

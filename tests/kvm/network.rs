@@ -106,3 +106,34 @@ impl Drop for Network {
         }
     }
 }
+
+/// A network namespace with taps that lead nowhere; removed when this is dropped.
+pub struct Taps {
+    /// Its name.
+    pub namespace: String,
+}
+
+impl Taps {
+    /// A tap of each name.
+    pub fn new<const N: usize>(test: &str, names: [&str; N]) -> Result<Self> {
+        let taps = Self {
+            namespace: format!("mv-{test}-{}", std::process::id()),
+        };
+        let namespace = taps.namespace.as_str();
+        vm::run(["ip", "netns", "add", namespace])?;
+        for name in names {
+            vm::run([
+                "ip", "-n", namespace, "tuntap", "add", "dev", name, "mode", "tap",
+            ])?;
+        }
+        Ok(taps)
+    }
+}
+
+impl Drop for Taps {
+    fn drop(&mut self) {
+        if let Err(error) = vm::run(["ip", "netns", "del", &self.namespace]) {
+            eprintln!("{error:#}");
+        }
+    }
+}

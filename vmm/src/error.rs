@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::{config, kvm, memory};
+use crate::{config, host, kvm, memory};
 
 /// Whose matter an error is; the launcher makes its exit code of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -22,6 +22,9 @@ pub enum Error {
     /// A limit of the configuration is passed.
     #[error(transparent)]
     Config(#[from] config::Error),
+    /// More than this host has.
+    #[error(transparent)]
+    Host(#[from] host::Error),
     /// Not as many taps and connections as the configuration has interfaces and shares.
     #[error("each interface needs a tap and each share a connection")]
     Resources,
@@ -78,7 +81,7 @@ impl Error {
     /// Whose matter it is.
     pub fn blame(&self) -> Blame {
         match self {
-            Self::Config(_) | Self::Boot(_) => Blame::Config,
+            Self::Config(_) | Self::Host(_) | Self::Boot(_) => Blame::Config,
             Self::Memory(_)
             | Self::Kvm(_)
             | Self::EventFd(_)

@@ -4,6 +4,7 @@
 //! * [`kvm`]: the KVM system handle, CPUID, registers, interrupt routes
 //! * [`layout`], [`slots`], [`cmdline`]: the machine as the guest sees it: addresses, PCI slots, command line
 //! * [`memory`]: the guest's RAM
+//! * [`host`]: what a host must have for a configuration
 //! * [`machine`]: everything put together from opened [`Resources`]
 //! * [`vm`]: [`Vm::start`] and the [`Handle`] of a running VM; `vcpu` has its threads
 //! * [`end`]: how a VM ends
@@ -19,6 +20,7 @@ pub mod config;
 mod console;
 pub mod end;
 mod error;
+pub mod host;
 mod kick;
 pub mod kvm;
 pub mod layout;

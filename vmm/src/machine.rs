@@ -27,6 +27,7 @@ use crate::{
     config::VmConfig,
     end::{End, EndReport},
     error::Error,
+    host,
     kvm::{self, interrupts::Interrupts},
     layout,
     memory::{self, Sharing},
@@ -92,6 +93,7 @@ impl Machine {
             true => Sharing::Private,
             false => Sharing::Shared,
         };
+        host::check_memory(config)?;
         let memory = Arc::new(memory::allocate(&platform.ram, sharing)?);
         let words = cmdline::build(config);
         let payload = Payload {
@@ -103,6 +105,7 @@ impl Machine {
         let boot_cpu = minivmm_boot::load(&memory, &platform, payload)?;
 
         let kvm = kvm::system(kvm)?;
+        host::check_vcpus(config, &kvm)?;
         let vm = kvm::create_vm(&kvm, &memory)?;
         let interrupts = Arc::new(Interrupts::new(vm.clone()).map_err(Error::Interrupts)?);
         let end = Arc::new(EndReport::new().map_err(Error::EventFd)?);
