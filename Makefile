@@ -1,10 +1,11 @@
 # What each verb does is in xtask/; `cargo xtask help` says more.
 
-.PHONY: help demo test lint fuzz lab guest tools clean-lab
+.PHONY: help demo test soak lint fuzz lab guest tools clean-lab
 
 help:
 	@echo 'make demo        run examples/adguard.toml and show what it does'
 	@echo 'make test        run all tests, those that boot guests where KVM is able'
+	@echo 'make soak        run the tests that boot guests in all sizes, and record what came of it'
 	@echo 'make lint        check formatting, warnings and scripts'
 	@echo 'make fuzz        run every fuzz target for 30 s'
 	@echo "make lab CMD='…' run a shell command where KVM is able: here, or in the lab"
@@ -12,7 +13,7 @@ help:
 	@echo 'make tools       install what the other verbs need'
 	@echo 'make clean-lab   remove what the lab, the guests and the tools keep in target/lab'
 
-demo test lint fuzz guest tools clean-lab:
+demo test soak lint fuzz guest tools clean-lab:
 	@cargo xtask $@
 
 lab:

@@ -51,6 +51,11 @@ enum Verb {
     HoldVm,
     /// Run all tests, those that boot guests where KVM is able
     Test,
+    /// Run the tests that boot guests with all their sizes, and write what came of it to docs/soak.md
+    Soak {
+        /// Only tests whose names have this; nothing is written then
+        filter: Option<String>,
+    },
     /// Check formatting, warnings and scripts
     Lint,
     /// Make the part of docs/config.md that follows from the configuration's schema
@@ -103,6 +108,7 @@ fn main() -> ExitCode {
         Verb::DemoInside => demo::run_inside(),
         Verb::HoldVm => lab::hold_vm(),
         Verb::Test => test::run(),
+        Verb::Soak { filter } => test::run_soak(filter.as_deref()),
         Verb::Lint => lint::run_all().map(|()| 0),
         Verb::Docs => docs::write().map(|()| 0),
         Verb::Fuzz(fuzz) => fuzz::run_targets(&fuzz.targets, fuzz.seconds),

@@ -1,6 +1,7 @@
 //! All tests: unit tests here, and those that boot guests where KVM is able.
 
 mod guests;
+mod soak;
 mod tally;
 
 use std::collections::BTreeSet;
@@ -14,9 +15,11 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::Value;
 
 use crate::command::{Tied, capture, cargo};
-use crate::progress::Steps;
-use crate::{guest, tools, workspace};
+use crate::workspace;
+use guests::Needs;
 use tally::{Tally, TestOutput};
+
+pub use soak::run as run_soak;
 
 /// The integration test that boots guests. It is a program of its own, run once for all tests in it.
 const KVM: &str = "kvm";
@@ -26,23 +29,16 @@ const EXPECTED: &str = "tests/expected-count";
 
 /// Runs everything; the last line on standard output is the sum. Whether that is good is in the exit code.
 pub fn run() -> Result<u8> {
-    let steps = Steps::new(4 + guest::STEPS);
-    steps.step("Debian packages", tools::packages)?;
-    let virtiofsd = steps.loud("virtiofsd", tools::virtiofsd)?;
-    let guests = guest::all(&steps)?;
-    steps.loud("minivmm", build_minivmm)?;
-    let kvm = steps.loud("the KVM tests", build_kvm_tests)?;
-    steps.finish("what the tests need");
-
+    let needs = Needs::made()?;
     let mut complaints = Vec::new();
     let mut unit = TestOutput::default();
     for arguments in [unit_tests()?, vec!["--doc".to_owned()]] {
-        if !cargo_test(&arguments, &virtiofsd, &mut unit)? {
+        if !cargo_test(&arguments, &needs.virtiofsd, &mut unit)? {
             complaints.push(format!("`cargo test {}` failed", arguments.join(" ")));
         }
     }
 
-    let booted = guests::run(&kvm, &guests, &virtiofsd)?;
+    let booted = guests::run(&needs)?;
     complaints.extend(booted.complaints);
 
     let sum = unit.tally + booted.tally;

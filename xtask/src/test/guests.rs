@@ -1,18 +1,76 @@
 //! The tests that boot guests: one run of all, and where the lab may be at fault, one more of what failed.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 
 use super::tally::{Tally, TestOutput};
-use crate::guest::Guests;
+use crate::command::{capture_text, program};
+use crate::guest::{self, Guests};
 use crate::lab::{self, Job};
-use crate::workspace;
+use crate::progress::Steps;
+use crate::{tools, workspace};
 
 /// So many tests may be repeated. QEMU's software CPU now and then loses its way under a running kernel (docs/lab.md);
 /// more than that is not its doing. Where KVM is able nothing is ever repeated.
 const REPEATED: usize = 2;
+
+/// After this long the tests are ended.
+const TIMEOUT: Duration = Duration::from_secs(60 * 60);
+
+/// What the tests need.
+#[derive(Debug)]
+pub struct Needs {
+    /// The program virtiofsd.
+    pub virtiofsd: PathBuf,
+    guests: Guests,
+    tests: PathBuf,
+}
+
+impl Needs {
+    /// Makes what is missing.
+    pub fn made() -> Result<Self> {
+        let steps = Steps::new(4 + guest::STEPS);
+        steps.step("Debian packages", tools::packages)?;
+        let needs = Self {
+            virtiofsd: steps.loud("virtiofsd", tools::virtiofsd)?,
+            guests: guest::all(&steps)?,
+            tests: {
+                steps.loud("minivmm", super::build_minivmm)?;
+                steps.loud("the KVM tests", super::build_kvm_tests)?
+            },
+        };
+        steps.finish("what the tests need");
+        Ok(needs)
+    }
+
+    /// The test program with `arguments`, as a job for where KVM is able.
+    pub fn job(&self, arguments: &[&str]) -> Job {
+        let mut command = vec![self.tests.clone().into(), "--test-threads=1".into()];
+        command.extend(arguments.iter().map(OsString::from));
+        let mut job = Job::new(command);
+        job.timeout = TIMEOUT;
+        job.environment = [
+            ("MINIVMM_REQUIRE_KVM", OsString::from("1")),
+            ("MINIVMM_GUEST", self.guests.dns.clone().into()),
+            ("MINIVMM_KERNELS", self.guests.kernels.clone().into()),
+            ("MINIVMM_BIN", workspace::minivmm().into()),
+            ("MINIVMM_VIRTIOFSD", self.virtiofsd.clone().into()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .to_vec();
+        job
+    }
+
+    /// The names of all tests.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let list = capture_text(program(&self.tests).arg("--list"))?;
+        let names = list.lines().filter_map(|line| line.strip_suffix(": test"));
+        Ok(names.map(str::to_owned).collect())
+    }
+}
 
 /// How the tests went.
 #[derive(Debug)]
@@ -23,24 +81,9 @@ pub struct Outcome {
     pub complaints: Vec<String>,
 }
 
-/// Runs the test program `tests` where KVM is able.
-pub fn run(tests: &Path, guests: &Guests, virtiofsd: &Path) -> Result<Outcome> {
-    let job = |arguments: &[&str]| {
-        let mut command = vec![tests.as_os_str().to_owned(), "--test-threads=1".into()];
-        command.extend(arguments.iter().map(OsString::from));
-        let mut job = Job::new(command);
-        job.environment = [
-            ("MINIVMM_REQUIRE_KVM", OsString::from("1")),
-            ("MINIVMM_GUEST", guests.dns.clone().into()),
-            ("MINIVMM_KERNELS", guests.kernels.clone().into()),
-            ("MINIVMM_BIN", workspace::minivmm().into()),
-            ("MINIVMM_VIRTIOFSD", virtiofsd.into()),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .to_vec();
-        job
-    };
-    let all = job(&[]);
+/// Runs all of them where KVM is able.
+pub fn run(needs: &Needs) -> Result<Outcome> {
+    let all = needs.job(&[]);
     let in_lab = lab::is_needed(&all)?;
 
     let mut output = TestOutput::default();
@@ -59,7 +102,7 @@ pub fn run(tests: &Path, guests: &Guests, virtiofsd: &Path) -> Result<Outcome> {
         for name in &output.failed {
             println!("make test: {name} failed in the lab; once more");
             let mut again = TestOutput::default();
-            let code = lab::run(&job(&["--exact", name]), Some(&mut again))?;
+            let code = lab::run(&needs.job(&["--exact", name]), Some(&mut again))?;
             if code == 0 && (again.tally.passed, again.tally.failed) == (1, 0) {
                 println!("make test: {name} passed when it was repeated");
                 tally.passed += 1;
