@@ -16,6 +16,8 @@ pub mod code {
     pub const RESET: u8 = 10;
     /// The guest ended in a triple fault.
     pub const TRIPLE_FAULT: u8 = 11;
+    /// The guest's kernel panicked.
+    pub const PANIC: u8 = 12;
     /// The VM was ended after the deadline, or at once by a second signal.
     pub const KILLED: u8 = 13;
     /// A back end was lost.
@@ -103,6 +105,7 @@ pub fn exit_code(end: &End) -> u8 {
         End::PowerOff => code::POWER_OFF,
         End::Reset => code::RESET,
         End::TripleFault => code::TRIPLE_FAULT,
+        End::Panic => code::PANIC,
         End::Killed => code::KILLED,
         End::BackendLost { .. } => code::BACKEND_LOST,
         End::Fault { .. } => code::VMM,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use minivmm_net::Tap;
-use minivmm_vmm::{Blame, Handle, Resources, Vm, VmConfig};
+use minivmm_vmm::{Blame, Handle, Resources, Vm, VmConfig, WaitingWriter};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit},
@@ -100,7 +100,7 @@ fn obey(channel: &Channel, handle: &Handle) {
             continue; // interrupted
         }
         let (message, end) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
-        if end {
+        if end && handle.has_ended() {
             return;
         }
         if message {
@@ -157,7 +157,7 @@ fn resources(
         entropy: entropy.ok_or_else(|| wrong("a source of entropy"))?,
         taps,
         shares,
-        console: Box::new(console.ok_or_else(|| wrong("a console"))?),
+        console: Box::new(WaitingWriter(console.ok_or_else(|| wrong("a console"))?)),
     };
     Ok((config, resources))
 }

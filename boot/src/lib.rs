@@ -48,7 +48,7 @@ use kernel::{KernelRange, Protocol};
 
 pub use cpu::BootCpu;
 pub use kernel::{Entry, Kernel};
-pub use platform::{AcpiHardware, MmioRange, Platform, RamRange, SerialPort};
+pub use platform::{AcpiHardware, CmosRtc, MmioRange, Platform, RamRange, SerialPort};
 
 /// Why a guest cannot be started; the message is for the person who wrote the VM's configuration.
 #[derive(Debug, thiserror::Error)]

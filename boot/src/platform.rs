@@ -23,9 +23,10 @@ pub struct Platform {
     pub lapic: u32,
     /// The first serial port, if there is one.
     pub com1: Option<SerialPort>,
-    /// Whether the machine has a CMOS real-time clock at ports 0x70 and 0x71; without one the guest is told not to
-    /// look for it.
-    pub cmos_rtc: bool,
+    /// The CMOS real-time clock; without one the guest is told not to look for it.
+    pub cmos_rtc: Option<CmosRtc>,
+    /// The I/O port of pvpanic, if there is one.
+    pub pvpanic: Option<u16>,
     /// The registers and interrupt behind ACPI's sleep, reset and power button.
     pub acpi: AcpiHardware,
 }
@@ -64,6 +65,15 @@ pub struct SerialPort {
     pub port: u16,
     /// Its interrupt, edge-triggered and active high.
     pub gsi: u32,
+}
+
+/// A CMOS real-time clock without an interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CmosRtc {
+    /// The first of its two I/O ports; guests without ACPI expect 0x70.
+    pub port: u16,
+    /// The register that has the century.
+    pub century: u8,
 }
 
 /// What hardware-reduced ACPI (ACPI 6.5, 4.1) needs of the machine: three one-byte I/O ports and an interrupt.

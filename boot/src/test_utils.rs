@@ -2,7 +2,7 @@
 
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use crate::platform::{AcpiHardware, MmioRange, Platform, RamRange, SerialPort};
+use crate::platform::{AcpiHardware, CmosRtc, MmioRange, Platform, RamRange, SerialPort};
 
 /// A machine with two CPUs and `mib` MiB of RAM at 0.
 pub fn platform(mib: u64) -> Platform {
@@ -26,7 +26,11 @@ pub fn platform(mib: u64) -> Platform {
             port: 0x3f8,
             gsi: 4,
         }),
-        cmos_rtc: false,
+        cmos_rtc: Some(CmosRtc {
+            port: 0x70,
+            century: 0x32,
+        }),
+        pvpanic: Some(0x505),
         acpi: AcpiHardware {
             sleep_control: 0x600,
             sleep_status: 0x601,

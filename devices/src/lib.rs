@@ -4,7 +4,8 @@
 //! * [`hypervisor`]: the little that a device asks of KVM, as a trait that the `vmm` crate fulfils
 //! * [`pci`]: bus 0, its two configuration mechanisms, BARs and MSI-X
 //! * [`virtio`]: the device trait, its worker thread, the virtio-pci transport and the entropy device
-//! * [`legacy`]: the 16550 serial port, the i8042 reset line and the ACPI sleep and reset registers
+//! * [`legacy`]: the 16550 serial port, the CMOS clock, pvpanic, the i8042 reset line and the ACPI sleep and
+//!   reset registers
 //! * `test_utils` (feature `test-utils`): a fake hypervisor and the driver's side of a device
 //!
 //! Data flows one way: a vCPU's exit goes through [`bus`] to a register, a register write activates a

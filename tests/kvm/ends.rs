@@ -1,12 +1,18 @@
 //! Every way in which a VM ends, and what is left of it: nothing.
 
-use std::{fs, time::Instant};
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal};
 
 use crate::{
     Test,
+    guest::Guest,
+    tiny::{self, Last},
     vm::{self, PATIENCE, Running, Vm},
 };
 
@@ -26,6 +32,26 @@ pub const TESTS: &[Test] = &[
                 .into_iter()
                 .try_for_each(reboot_by)
         },
+    },
+    Test {
+        name: "ends::a_triple_fault_ends_with_11",
+        run: || tiny_guest_ends(Last::TripleFault, 11, "the guest ended in a triple fault"),
+    },
+    Test {
+        name: "ends::a_guest_that_kvm_cannot_run_ends_with_70",
+        run: || tiny_guest_ends(Last::NoMemory, 70, "KVM could not emulate an instruction"),
+    },
+    Test {
+        name: "ends::kill_9_of_the_vmm_ends_with_70_and_leaves_nothing",
+        run: vmm_killed,
+    },
+    Test {
+        name: "ends::sigint_asks_the_guest_to_shut_down",
+        run: interrupted,
+    },
+    Test {
+        name: "ends::ctrl_c_on_a_terminal_reaches_the_supervisor_alone",
+        run: interrupted_on_a_terminal,
     },
     Test {
         name: "ends::a_guest_that_does_not_listen_is_ended_at_the_deadline_with_13",
@@ -61,6 +87,114 @@ fn reboot_by(way: &str) -> Result<()> {
     let (code, output) = vm.run()?;
     ensure!(code == 10, "reboot={way}: exit code {code}:\n{output}");
     Ok(())
+}
+
+/// A kernel of our own, which does one thing after its last line.
+fn tiny_guest_ends(last: Last, expected: i32, said: &str) -> Result<()> {
+    let vm = Vm::new()?;
+    let kernel = vm.directory().join("tiny");
+    fs::write(&kernel, tiny::kernel(last)?)?;
+    let vm = vm.guest(Guest {
+        kernel,
+        initrd: None,
+    });
+    let mut running = vm.start()?;
+    running.wait_for(tiny::LINE)?;
+    let last_line = Instant::now();
+    let (code, output) = running.wait()?;
+    ensure!(code == expected, "exit code {code}:\n{output}");
+    ensure!(output.contains(said), "{output}");
+    promptly(last_line)?;
+    vm.nothing_left()
+}
+
+/// The guest's last line is not long ago. The lab is slow, and a loaded machine slower.
+pub fn promptly(last_line: Instant) -> Result<()> {
+    let took = last_line.elapsed();
+    ensure!(
+        took < Duration::from_secs(10),
+        "the VM ended {took:?} after the guest's last line"
+    );
+    Ok(())
+}
+
+fn vmm_killed() -> Result<()> {
+    let (vm, running) = deaf("")?;
+    let processes = vm::descendants(running.pid())?;
+    let vmm = process(&processes, "minivmm-vmm")?;
+    rustix::process::kill_process(vmm, Signal::KILL)?;
+    let (code, output) = running.wait()?;
+    ensure!(code == 70, "exit code {code}:\n{output}");
+    ensure!(
+        output.contains("the VMM process ended unexpectedly: signal 9"),
+        "{output}"
+    );
+    vm::wait_gone(&processes)?;
+    vm.nothing_left()
+}
+
+fn interrupted() -> Result<()> {
+    let vm = Vm::new()?;
+    let mut running = vm.start()?;
+    running.wait_for("minivmm-guest: dns ready")?;
+    running.signal(Signal::INT)?;
+    let (code, output) = running.wait()?;
+    ensure!(code == 0, "exit code {code}:\n{output}");
+    ensure!(output.contains("asking the guest to shut down"), "{output}");
+    ensure!(output.contains("stopping for poweroff"), "{output}");
+    vm.nothing_left()
+}
+
+/// Types ^C where minivmm is the foreground process group. Had the VMM got the signal too, it would have died of it.
+fn interrupted_on_a_terminal() -> Result<()> {
+    let vm = Vm::new()?;
+    fs::write(vm.directory().join("test.toml"), vm.config()?)?;
+    let script = format!(
+        "import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv({program:?}, ['minivmm', 'run', '-c', 'test.toml'])
+seen = b''
+typed = False
+while True:
+    try:
+        bytes = os.read(terminal, 4096)
+    except OSError:
+        break
+    if not bytes:
+        break
+    seen += bytes
+    if not typed and b'dns ready' in seen:
+        typed = True
+        os.write(terminal, b'\\x03')
+sys.stdout.buffer.write(seen)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+",
+        program = vm::program().display().to_string()
+    );
+    let output = Command::new("python3")
+        .args(["-c", &script])
+        .current_dir(vm.directory())
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.code() == Some(0),
+        "{}:\n{said}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    ensure!(said.contains("asking the guest to shut down"), "{said}");
+    ensure!(said.contains("stopping for poweroff"), "{said}");
+    vm.nothing_left()
+}
+
+/// The process among `processes` with `name` in its command line.
+fn process(processes: &[u32], name: &str) -> Result<Pid> {
+    let pid = processes.iter().find(|pid| {
+        fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(name))
+    });
+    let pid = pid.and_then(|pid| Pid::from_raw(*pid as i32));
+    pid.with_context(|| format!("no {name} runs"))
 }
 
 /// A VM whose guest stands still without any care for its power button.
@@ -117,15 +251,8 @@ fn supervisor_killed() -> Result<()> {
 fn virtiofsd_killed() -> Result<()> {
     let (vm, running) = deaf("")?;
     let processes = vm::descendants(running.pid())?;
-    let virtiofsd = processes
-        .iter()
-        .find(|pid| {
-            fs::read_to_string(format!("/proc/{pid}/cmdline"))
-                .is_ok_and(|line| line.contains("virtiofsd"))
-        })
-        .context("no virtiofsd runs")?;
-    let pid = Pid::from_raw(*virtiofsd as i32).context("no process id")?;
-    rustix::process::kill_process(pid, Signal::KILL)?;
+    let virtiofsd = process(&processes, "virtiofsd")?;
+    rustix::process::kill_process(virtiofsd, Signal::KILL)?;
     let (code, output) = running.wait()?;
     ensure!(code == 14, "exit code {code}:\n{output}");
     ensure!(

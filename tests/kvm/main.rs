@@ -6,6 +6,7 @@
 //! `MINIVMM_SCRATCH` is a directory on a real file system.
 
 mod boot;
+mod clock;
 mod debian;
 mod dns;
 mod ends;
@@ -13,6 +14,8 @@ mod errors;
 mod guest;
 mod machine;
 mod network;
+mod panics;
+mod tiny;
 mod user;
 mod vm;
 mod watchdog;
@@ -41,10 +44,12 @@ fn main() -> ExitCode {
     }
     let guests = [
         boot::TESTS,
+        clock::TESTS,
         debian::TESTS,
         dns::TESTS,
         ends::TESTS,
         machine::TESTS,
+        panics::TESTS,
         user::TESTS,
     ]
     .concat();

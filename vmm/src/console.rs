@@ -1,16 +1,44 @@
 //! The thread that takes the guest's console output where it goes.
 
 use std::{
-    io::{self, Write},
+    io::{self, ErrorKind, Write},
+    os::fd::AsFd,
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
     time::Duration,
 };
 
 use minivmm_devices::legacy::ConsoleSink;
+use rustix::event::{PollFd, PollFlags, poll};
 
 /// How long output is gathered: too short for a person to see.
 const TOGETHER: Duration = Duration::from_millis(3);
+
+/// Writes to a descriptor that somebody may have made non-blocking as if it were not: to standard output, say, which a
+/// shell, ssh or a test harness shares with us and switches whenever it likes.
+///
+/// It waits without a limit, like any blocking output: the thread that writes has nothing else to do, what the guest
+/// prints meanwhile is bounded, and the VM's end does not wait for it.
+#[derive(Debug)]
+pub struct WaitingWriter<W>(pub W);
+
+impl<W: Write + AsFd> Write for WaitingWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.0.write(bytes) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    // Interrupted or not, what is possible now is seen by trying.
+                    let _ = poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], None);
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
 
 /// The thread.
 pub struct Console {
@@ -72,6 +100,22 @@ mod tests {
         io::Read::read_to_string(&mut reader, &mut text).unwrap();
         assert_eq!(text, "last words");
         assert!(console.wait(Duration::from_secs(20)).is_ok());
+    }
+
+    #[test]
+    fn an_output_that_is_made_non_blocking_loses_nothing() {
+        const SIZE: usize = 1 << 20;
+        let (mut reader, writer) = io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let reader = thread::spawn(move || {
+            let mut bytes = Vec::new();
+            io::Read::read_to_end(&mut reader, &mut bytes).map(|_| bytes)
+        });
+        let sent: Vec<u8> = (0..SIZE).map(|n| (n % 251) as u8).collect();
+        let mut writer = WaitingWriter(writer);
+        writer.write_all(&sent).unwrap();
+        drop(writer);
+        assert!(reader.join().unwrap().unwrap() == sent);
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! The address map and the interrupts of the machine, as docs/architecture.md lists them.
 
-use minivmm_boot::{AcpiHardware, MmioRange, Platform, RamRange, SerialPort};
-use minivmm_devices::hypervisor::Gsi;
+use minivmm_boot::{AcpiHardware, CmosRtc, MmioRange, Platform, RamRange, SerialPort};
+use minivmm_devices::{
+    hypervisor::Gsi,
+    legacy::{pvpanic, rtc},
+};
 use vm_memory::GuestAddress;
 
 use crate::config::VmConfig;
@@ -36,6 +39,10 @@ pub const COM1: (u16, u64) = (0x3F8, 8);
 pub const I8042: (u16, u64) = (0x60, 5);
 /// The ACPI sleep control, sleep status and reset registers.
 pub const ACPI_REGISTERS: (u16, u64) = (0x600, 3);
+/// The CMOS real-time clock's index and data port.
+pub const RTC: (u16, u64) = (0x70, rtc::SIZE);
+/// pvpanic, where QEMU has it.
+pub const PVPANIC: (u16, u64) = (0x505, pvpanic::SIZE);
 /// The PCI configuration mechanism by ports.
 pub const PCI_CONFIG_PORTS: (u16, u64) = (0xCF8, 8);
 
@@ -82,7 +89,11 @@ pub fn platform(config: &VmConfig) -> Platform {
             reset_value: 1,
             ged_gsi: GED_GSI.0,
         },
-        cmos_rtc: false,
+        cmos_rtc: Some(CmosRtc {
+            port: RTC.0,
+            century: rtc::CENTURY,
+        }),
+        pvpanic: Some(PVPANIC.0),
     }
 }
 

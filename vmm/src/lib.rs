@@ -31,6 +31,7 @@ mod vcpu;
 pub mod vm;
 
 pub use config::VmConfig;
+pub use console::WaitingWriter;
 pub use end::End;
 pub use error::{Blame, Error};
 pub use machine::Resources;

@@ -6,6 +6,7 @@ use std::{
     io::Write,
     os::{fd::OwnedFd, unix::net::UnixStream},
     sync::{Arc, atomic::AtomicBool},
+    time::SystemTime,
 };
 
 use kvm_ioctls::VcpuFd;
@@ -14,7 +15,7 @@ use minivmm_devices::{
     GuestMemory,
     bus::Bus,
     hypervisor::{Gsi, Hypervisor},
-    legacy::{AcpiRegisters, ConsoleSink, GuestEnd, I8042, Serial},
+    legacy::{AcpiRegisters, ConsoleSink, GuestEnd, I8042, Panic, PvPanic, Rtc, Serial},
     pci::{MmioWindow, PciBus, Slot},
     virtio::{VirtioDevice, pci::VirtioPci, rng::Rng},
 };
@@ -51,7 +52,8 @@ pub struct Resources {
     pub taps: Vec<Tap>,
     /// A connection to a virtiofsd for each of [`VmConfig::shares`].
     pub shares: Vec<UnixStream>,
-    /// Takes what the guest writes to its console. May block: it is written to by a thread of its own.
+    /// Takes what the guest writes to its console. May block: it is written to by a thread of its own. What may turn out
+    /// to be non-blocking belongs into a [`WaitingWriter`](crate::WaitingWriter).
     pub console: Box<dyn Write + Send>,
 }
 
@@ -108,9 +110,10 @@ impl Machine {
         host::check_vcpus(config, &kvm)?;
         let vm = kvm::create_vm(&kvm, &memory)?;
         let interrupts = Arc::new(Interrupts::new(vm.clone()).map_err(Error::Interrupts)?);
-        let end = Arc::new(EndReport::new().map_err(Error::EventFd)?);
-
         let console = ConsoleSink::new().map_err(Error::EventFd)?;
+        let end = EndReport::new(console.clone()).map_err(Error::EventFd)?;
+        let end = Arc::new(end);
+
         let pci = PciBus::new(MmioWindow {
             base: layout::PCI_MMIO.base,
             size: layout::PCI_MMIO.size,
@@ -202,7 +205,7 @@ impl VirtioDevices<'_> {
     }
 }
 
-/// Port I/O: COM1, the reset lines, ACPI's registers and PCI's configuration ports.
+/// Port I/O: COM1, the clock, the reset lines, pvpanic, ACPI's registers and PCI's configuration ports.
 fn ports(
     pci: &PciBus,
     interrupts: &Interrupts,
@@ -218,6 +221,10 @@ fn ports(
             });
         })
     };
+    let guest_panic: Arc<dyn Fn(Panic) + Send + Sync> = {
+        let end = end.clone();
+        Arc::new(move |panic| end.panicked(panic))
+    };
     let serial = Serial::new(pin(interrupts, layout::COM1_GSI)?, console.clone());
     let mut bus = Bus::default();
     let (port, count) = layout::COM1;
@@ -226,6 +233,10 @@ fn ports(
     bus.insert(port.into(), count, Arc::new(I8042::new(guest_end.clone())))?;
     let (port, count) = layout::ACPI_REGISTERS;
     bus.insert(port.into(), count, Arc::new(AcpiRegisters::new(guest_end)))?;
+    let (port, count) = layout::RTC;
+    bus.insert(port.into(), count, Arc::new(Rtc::new(SystemTime::now)))?;
+    let (port, count) = layout::PVPANIC;
+    bus.insert(port.into(), count, Arc::new(PvPanic::new(guest_panic)))?;
     let (port, count) = layout::PCI_CONFIG_PORTS;
     bus.insert(port.into(), count, pci.config_ports())?;
     Ok(bus)

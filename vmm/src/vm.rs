@@ -101,6 +101,11 @@ impl Handle {
         self.shared.end.report(End::BackendLost { tag });
     }
 
+    /// Whether the VM has ended, so that [`wait`](Self::wait) has only to tidy up.
+    pub fn has_ended(&self) -> bool {
+        self.shared.end.get().is_some()
+    }
+
     /// Waits for the VM's end, stops its threads and devices, and says how it ended.
     pub fn wait(mut self) -> End {
         let end = wait_for(&self.shared.end);
@@ -120,8 +125,10 @@ impl Handle {
             vcpu.join();
         }
         let deadline = Instant::now() + DEVICES_DEADLINE;
-        for device in self.devices.drain(..) {
-            if let Err(error) = device.stop(deadline) {
+        // All are asked before one is waited for: together they take as long as the slowest.
+        let stopping: Vec<_> = self.devices.drain(..).map(|d| d.begin_stop()).collect();
+        for device in stopping {
+            if let Err(error) = device.wait(deadline) {
                 tracing::error!("{error}");
             }
         }
@@ -133,7 +140,8 @@ impl Handle {
     }
 }
 
-/// Readable once the VM has ended, so that [`wait`](Handle::wait) takes no longer than tidying up.
+/// Becomes readable when the VM may have ended: then ask [`has_ended`](Handle::has_ended). Once it has, it stays so, and
+/// [`wait`](Handle::wait) takes no longer than tidying up.
 impl AsFd for Handle {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.shared.end.as_fd()

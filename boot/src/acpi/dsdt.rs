@@ -11,7 +11,7 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 
 use super::{Error, OEM_ID, OEM_REVISION, OEM_TABLE_ID, SLP_TYP_S5, bytes};
-use crate::platform::{AcpiHardware, MmioRange, Platform, SerialPort};
+use crate::platform::{AcpiHardware, CmosRtc, MmioRange, Platform, SerialPort};
 
 /// The length of a table's header, to which the AML is appended.
 const HEADER_SIZE: u32 = 36;
@@ -23,6 +23,8 @@ const PCI_CONFIG_PORTS: u8 = 8;
 
 /// `Notify` value of a pressed power button (ACPI 6.5, table 5.141).
 const POWER_BUTTON_PRESSED: u8 = 0x80;
+/// `_STA`: present, enabled, shown, working (ACPI 6.5, 6.3.7).
+const STATUS_WORKING: u8 = 0xf;
 /// Host bridge _OSC (PCI Firmware Specification 3.3, 4.5.1).
 const PCI_OSC_UUID: &str = "33db4d5b-1ff7-401c-9657-7441c03dd766";
 const PCI_OSC_REVISION: u8 = 1;
@@ -36,6 +38,12 @@ pub(super) fn dsdt(platform: &Platform) -> Result<Sdt, Error> {
     aml.extend(motherboard_resources(platform)?);
     if let Some(port) = platform.com1 {
         aml.extend(com1(port));
+    }
+    if let Some(rtc) = platform.cmos_rtc {
+        aml.extend(real_time_clock(rtc));
+    }
+    if let Some(port) = platform.pvpanic {
+        aml.extend(pvpanic(port));
     }
     aml.extend(power_button());
     aml.extend(generic_event_device(&platform.acpi));
@@ -177,6 +185,31 @@ fn com1(port: SerialPort) -> Vec<u8> {
         &[
             &Name::new("_HID".into(), &EISAName::new("PNP0501")),
             &Name::new("_UID".into(), &ONE),
+            &resources,
+        ],
+    )
+}
+
+/// `Device (RTC0) { Name (_HID, EisaId ("PNP0B00")) Name (_CRS, …) }`, without an interrupt: Linux then has no alarm.
+fn real_time_clock(rtc: CmosRtc) -> Vec<u8> {
+    let resources = current_resources(&[&IO::new(rtc.port, rtc.port, 1, 2)]);
+    device(
+        "RTC0",
+        &[
+            &Name::new("_HID".into(), &EISAName::new("PNP0B00")),
+            &resources,
+        ],
+    )
+}
+
+/// `Device (PEVT) { Name (_HID, "QEMU0001") Name (_STA, 0x0F) Name (_CRS, …) }`, as QEMU's docs/specs/pvpanic.rst has it.
+fn pvpanic(port: u16) -> Vec<u8> {
+    let resources = current_resources(&[&IO::new(port, port, 1, 1)]);
+    device(
+        "PEVT",
+        &[
+            &Name::new("_HID".into(), &"QEMU0001"),
+            &Name::new("_STA".into(), &STATUS_WORKING),
             &resources,
         ],
     )

@@ -26,10 +26,12 @@ pub(super) fn fadt(platform: &Platform, dsdt: u64) -> FADT {
     fadt.reset_value = hardware.reset_value;
     fadt.sleep_control_reg = port(hardware.sleep_control);
     fadt.sleep_status_reg = port(hardware.sleep_status);
-    let no_rtc = if platform.cmos_rtc {
-        0
-    } else {
-        CMOS_RTC_NOT_PRESENT
+    let no_rtc = match platform.cmos_rtc {
+        Some(rtc) => {
+            fadt.century = rtc.century;
+            0
+        }
+        None => CMOS_RTC_NOT_PRESENT,
     };
     fadt.iapc_boot_arch = (VGA_NOT_PRESENT | no_rtc).into();
     fadt.finalize()

@@ -45,7 +45,8 @@ fn machines() -> Vec<(&'static str, Platform)> {
         ("one CPU", with(|p| p.cpus = 1)),
         ("255 CPUs", with(|p| p.cpus = 255)),
         ("no serial port", with(|p| p.com1 = None)),
-        ("a real-time clock", with(|p| p.cmos_rtc = true)),
+        ("no real-time clock", with(|p| p.cmos_rtc = None)),
+        ("no pvpanic", with(|p| p.pvpanic = None)),
     ]
 }
 
@@ -140,6 +141,11 @@ fn the_dsdt_says_what_the_machine_is() {
         "EisaId (\"PNP0501\")",
         "IO (Decode16, 0x03F8, 0x03F8, 0x01, 0x08, )",
         "Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive, ,, ) { 0x00000004, }",
+        "EisaId (\"PNP0B00\")",
+        "IO (Decode16, 0x0070, 0x0070, 0x01, 0x02, )",
+        "Device (PEVT) { Name (_HID, \"QEMU0001\"",
+        "Name (_STA, 0x0F)",
+        "IO (Decode16, 0x0505, 0x0505, 0x01, 0x01, )",
         "\"ACPI0013\"",
         "Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive, ,, ) { 0x00000005, }",
         "If ((Arg0 == 0x05)) { Notify (\\_SB.PWRB, 0x80)",
@@ -284,12 +290,13 @@ fn the_fadt_denies_what_the_machine_has_not() {
     let mut platform = platform(64);
     let vga_not_present = 1 << 2;
     let cmos_rtc_not_present = 1 << 5;
-    assert_eq!(
-        u16_at(&table(&platform, "FADT"), 109),
-        vga_not_present | cmos_rtc_not_present
-    );
-    platform.cmos_rtc = true;
-    assert_eq!(u16_at(&table(&platform, "FADT"), 109), vga_not_present);
+    let fadt = table(&platform, "FADT");
+    assert_eq!(u16_at(&fadt, 109), vga_not_present);
+    assert_eq!(fadt.bytes[108], 0x32, "CENTURY");
+    platform.cmos_rtc = None;
+    let fadt = table(&platform, "FADT");
+    assert_eq!(u16_at(&fadt, 109), vga_not_present | cmos_rtc_not_present);
+    assert_eq!(fadt.bytes[108], 0, "CENTURY");
 }
 
 #[test]

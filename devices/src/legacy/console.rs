@@ -1,6 +1,7 @@
 //! Console output on its way from vCPUs to whoever shows it.
 //!
-//! A vCPU never waits for a reader: the ring is bounded, and what is oldest in it goes first.
+//! A vCPU never waits for a reader: the ring is bounded, and what is oldest in it goes first. A kernel's panic is noticed
+//! where its words come in, so that it is known before the guest can go on, read or not.
 
 use std::{
     collections::VecDeque,
@@ -9,6 +10,8 @@ use std::{
 };
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::panic_text::PanicText;
 
 /// Most bytes that wait for a reader.
 pub const CAPACITY: usize = 256 << 10;
@@ -21,6 +24,10 @@ struct State {
     /// The log has been told of them.
     warned: bool,
     closed: bool,
+    /// Bytes that came in, since the beginning.
+    written: u64,
+    panic_text: PanicText,
+    panicked: bool,
 }
 
 struct Shared {
@@ -51,6 +58,8 @@ impl ConsoleSink {
         if state.closed || output.is_empty() {
             return;
         }
+        state.written += output.len() as u64;
+        state.panicked |= state.panic_text.ends_in(output);
         let was_empty = state.bytes.is_empty();
         let excess = (state.bytes.len() + kept.len()).saturating_sub(CAPACITY);
         state.bytes.drain(..excess);
@@ -87,6 +96,16 @@ impl ConsoleSink {
     pub fn close(&self) {
         self.lock().closed = true;
         self.wake();
+    }
+
+    /// Bytes that were pushed.
+    pub fn written(&self) -> u64 {
+        self.lock().written
+    }
+
+    /// Whether a Linux kernel said that it panicked.
+    pub fn panicked(&self) -> bool {
+        self.lock().panicked
     }
 
     /// Bytes that nobody took in time.
@@ -193,6 +212,20 @@ mod tests {
         assert_eq!(sink.dropped(), 2 + 4 + 3);
         let bytes = take(&sink);
         assert_eq!((bytes.len(), &bytes[..2]), (CAPACITY, &b"ed"[..]));
+    }
+
+    #[test]
+    fn a_panic_is_known_at_once_and_for_good() {
+        let sink = ConsoleSink::new().unwrap();
+        sink.push(b"Kernel panic - ");
+        assert!(!sink.panicked());
+        let mut writer = sink.clone();
+        io::Write::write_all(&mut writer, b"not syncing: Oops\n").unwrap();
+        assert!(sink.panicked());
+        take(&sink);
+        sink.push(b"more");
+        assert!(sink.panicked());
+        assert_eq!(sink.written(), 37);
     }
 
     #[test]

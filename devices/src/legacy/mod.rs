@@ -3,6 +3,8 @@
 //! * [`serial`]: a 16550 as console
 //! * [`console`]: the bounded ring into which the console's output goes
 //! * [`i8042`]: the keyboard controller's reset line
+//! * [`rtc`]: the CMOS real-time clock, which shows the host's time
+//! * [`pvpanic`]: how a guest says that its kernel has panicked
 //! * [`acpi`]: sleep control, sleep status and reset register of hardware-reduced ACPI
 
 use std::sync::Arc;
@@ -10,11 +12,16 @@ use std::sync::Arc;
 pub mod acpi;
 pub mod console;
 pub mod i8042;
+mod panic_text;
+pub mod pvpanic;
+pub mod rtc;
 pub mod serial;
 
 pub use acpi::AcpiRegisters;
 pub use console::ConsoleSink;
 pub use i8042::I8042;
+pub use pvpanic::{Panic, PvPanic};
+pub use rtc::Rtc;
 pub use serial::Serial;
 
 /// How a guest ends itself.

@@ -27,7 +27,7 @@ use self::{
     layout::{BAR, CapabilityOffsets, Region},
     transport::Transport,
 };
-use super::{ConfigSpace as DeviceConfig, VirtioDevice, queue::MAX_SIZE};
+use super::{ConfigSpace as DeviceConfig, VirtioDevice, Worker, queue::MAX_SIZE};
 use crate::{
     GuestMemory,
     hypervisor::Hypervisor,
@@ -145,16 +145,14 @@ impl VirtioPci {
     /// Ends the device for good, as when the virtual machine has ended, and waits for that until
     /// `deadline`.
     pub fn stop(&self, deadline: Instant) -> Result<(), Error> {
-        let worker = self.lock().stop();
-        match worker {
-            Some(worker) if !worker.wait(deadline) => Err(Error::StillRunning {
-                device: self.name.clone(),
-            }),
-            Some(worker) => {
-                drop(worker.join());
-                Ok(())
-            }
-            None => Ok(()),
+        self.begin_stop().wait(deadline)
+    }
+
+    /// Asks the device to end for good, and does not wait for it.
+    pub fn begin_stop(&self) -> Stopping {
+        Stopping {
+            device: self.name.clone(),
+            worker: self.lock().stop(),
         }
     }
 
@@ -173,6 +171,29 @@ impl VirtioPci {
         {
             // A full counter is a notification that is still to be seen.
             let _ = event.write(1);
+        }
+    }
+}
+
+/// A device that was asked to end.
+#[must_use]
+pub struct Stopping {
+    device: Arc<str>,
+    worker: Option<Worker>,
+}
+
+impl Stopping {
+    /// Waits until `deadline` for the device's end.
+    pub fn wait(self, deadline: Instant) -> Result<(), Error> {
+        match self.worker {
+            Some(worker) if !worker.wait(deadline) => Err(Error::StillRunning {
+                device: self.device,
+            }),
+            Some(worker) => {
+                drop(worker.join());
+                Ok(())
+            }
+            None => Ok(()),
         }
     }
 }
