@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod model;
+
 use super::*;
 use crate::test_utils::{Call, FakeHypervisor};
 

@@ -1,7 +1,10 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod bars;
+mod config;
 mod device;
 mod life;
+mod model;
 mod registers;
 
 use std::sync::Arc;
