@@ -305,6 +305,19 @@ fn a_stop_says_which_device_does_not_end() {
 }
 
 #[test]
+fn devices_that_are_asked_to_stop_do_so_side_by_side() {
+    let [slow, quick] = [fixture(), fixture()];
+    let (leave, leave_to_stop) = mpsc::channel();
+    *slow.control.leave_to_stop.lock().unwrap() = Some(leave_to_stop);
+    slow.start();
+    quick.start();
+    let [slow, quick] = [slow, quick].map(|f| f.function.begin_stop());
+    quick.wait(soon()).unwrap();
+    drop(leave);
+    slow.wait(soon()).unwrap();
+}
+
+#[test]
 fn a_stop_during_a_reset_ends_the_worker() {
     let f = fixture();
     f.start();
