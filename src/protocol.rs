@@ -64,8 +64,8 @@ pub enum ToVmm {
     PowerButton,
     /// End the VM without the guest's doing.
     Kill,
-    /// The virtiofsd of a share has ended.
-    ShareLost {
+    /// End the VM because the back end of a share is lost.
+    EndForShare {
         /// The share's tag.
         tag: String,
     },
@@ -83,7 +83,13 @@ pub enum FromVmm {
         /// For a person.
         message: String,
     },
-    /// The VM ended; the last message.
+    /// The back end of a share is lost; its device needs a reset. What else follows is the supervisor's to say.
+    ShareLost {
+        /// The share's tag.
+        tag: String,
+    },
+    /// The VM ended; the last message. Its devices are given up next, and with them the connections to
+    /// virtiofsds.
     Ended(End),
 }
 

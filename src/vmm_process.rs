@@ -8,10 +8,13 @@ use std::{
         unix::net::UnixStream,
     },
     process::ExitCode,
+    sync::Arc,
 };
 
 use minivmm_net::Tap;
-use minivmm_vmm::{Blame, Handle, Resources, Vm, VmConfig, WaitingWriter};
+use minivmm_vmm::{
+    Blame, End, Handle, Resources, Vm, VmConfig, WaitingWriter, machine::OnShareLost,
+};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit},
@@ -37,7 +40,7 @@ pub fn main() -> ExitCode {
     if let Err(error) = forbid_dumps() {
         tracing::warn!("cannot forbid core dumps: {error}");
     }
-    match serve(&channel) {
+    match serve(&Arc::new(channel)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("the supervisor is gone: {error}");
@@ -66,14 +69,14 @@ fn forbid_dumps() -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-fn serve(channel: &Channel) -> io::Result<()> {
+fn serve(channel: &Arc<Channel>) -> io::Result<()> {
     let Some((message, fds)) = channel.receive::<ToVmm>()? else {
         return Err(io::ErrorKind::UnexpectedEof.into());
     };
     let ToVmm::Start { roles } = message else {
         return Err(io::Error::other("the first message was not a start"));
     };
-    let started = resources(roles, fds).and_then(|(config, resources)| {
+    let started = resources(roles, fds, channel).and_then(|(config, resources)| {
         start(&config, resources).map_err(|e| (e.blame(), with_causes(&e)))
     });
     let handle = match started {
@@ -81,16 +84,19 @@ fn serve(channel: &Channel) -> io::Result<()> {
         Err((blame, message)) => return channel.send(&FromVmm::Failed { blame, message }, &[]),
     };
     channel.send(&FromVmm::Running, &[])?;
-    obey(channel, &handle);
-    channel.send(&FromVmm::Ended(handle.wait()), &[])
+    let end = obey(channel, &handle);
+    // Said first: what the end of its devices does to virtiofsds is no loss then.
+    let said = channel.send(&FromVmm::Ended(end), &[]);
+    handle.wait();
+    said
 }
 
 fn start(config: &VmConfig, resources: Resources) -> Result<Handle, minivmm_vmm::Error> {
     Vm::new(config, resources)?.start()
 }
 
-/// Does what the supervisor says until the VM has ended.
-fn obey(channel: &Channel, handle: &Handle) {
+/// Does what the supervisor says until the VM has ended, and says how it did.
+fn obey(channel: &Channel, handle: &Handle) -> End {
     loop {
         let mut fds = [
             PollFd::new(channel, PollFlags::IN),
@@ -100,14 +106,14 @@ fn obey(channel: &Channel, handle: &Handle) {
             continue; // interrupted
         }
         let (message, end) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
-        if end && handle.has_ended() {
-            return;
+        if end && let Some(end) = handle.end() {
+            return end;
         }
         if message {
             match channel.receive::<ToVmm>() {
                 Ok(Some((ToVmm::PowerButton, _))) => handle.press_power_button(),
                 Ok(Some((ToVmm::Kill, _))) => handle.kill(),
-                Ok(Some((ToVmm::ShareLost { tag }, _))) => handle.lose_share(tag),
+                Ok(Some((ToVmm::EndForShare { tag }, _))) => handle.lose_share(tag),
                 Ok(Some((ToVmm::Start { .. }, _))) => tracing::error!("started twice"),
                 Ok(None) | Err(_) => {
                     // Nobody is left who owns this VM.
@@ -123,6 +129,7 @@ fn obey(channel: &Channel, handle: &Handle) {
 fn resources(
     roles: Vec<Role>,
     fds: Vec<OwnedFd>,
+    channel: &Arc<Channel>,
 ) -> Result<(VmConfig, Resources), (Blame, String)> {
     let wrong = |what: &str| (Blame::Vmm, format!("the start message lacks {what}"));
     if roles.len() != fds.len() {
@@ -157,7 +164,18 @@ fn resources(
         entropy: entropy.ok_or_else(|| wrong("a source of entropy"))?,
         taps,
         shares,
+        on_share_lost: tell_of_loss(channel.clone()),
         console: Box::new(WaitingWriter(console.ok_or_else(|| wrong("a console"))?)),
     };
     Ok((config, resources))
+}
+
+/// Says that a share is lost, without waiting for anybody.
+fn tell_of_loss(channel: Arc<Channel>) -> OnShareLost {
+    Arc::new(move |tag| {
+        let tag = tag.to_string();
+        if let Err(error) = channel.send(&FromVmm::ShareLost { tag }, &[]) {
+            tracing::error!("the supervisor cannot be told of a lost share: {error}");
+        }
+    })
 }

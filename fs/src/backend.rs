@@ -152,6 +152,14 @@ impl Backend {
         self.exchange(|backend| backend.take_back(queues))
     }
 
+    /// Asks for something that is answered at once, also while requests of the guest are being worked on.
+    pub fn ping(&mut self) -> Result<(), Error> {
+        self.exchange(|backend| {
+            let features = backend.frontend.get_features();
+            features.asked("say that it is there").map(drop)
+        })
+    }
+
     /// What ended or disturbed the connection, if it was readable without a request of ours.
     pub fn hung_up(&self) -> Error {
         let mut byte = [0];

@@ -10,6 +10,7 @@ use minivmm_devices::virtio::{
 use crate::{
     backend::{Backend, Error},
     tag::Tag,
+    watch::{Look, Watch},
 };
 
 /// The high priority queue and one request queue (5.11.2): virtiofsd serves no more.
@@ -17,7 +18,7 @@ const QUEUE_SIZES: [u16; 2] = [1024, 1024];
 /// How many of them are request queues, for the configuration space.
 const REQUEST_QUEUES: u32 = 1;
 
-/// Token of the back end's connection.
+/// Token of the back end's connection; those of [`Watch`] follow.
 const CONNECTION: u32 = 0;
 
 /// Why there is no device for a share.
@@ -36,7 +37,8 @@ pub type OnLost = Box<dyn Fn() + Send>;
 /// A virtio-fs device whose back end is connected.
 ///
 /// It never touches the guest's requests. What it does is on its worker thread: it hands the queues over
-/// when the driver is ready, takes them back at a reset, and watches the connection between the two.
+/// when the driver is ready, takes them back at a reset, and in between watches the connection and whether
+/// requests are worked on at all.
 pub struct FsDevice {
     tag: Tag,
     config: Arc<StaticConfig>,
@@ -49,8 +51,9 @@ impl FsDevice {
     /// Makes the device of a connection to virtiofsd and agrees with it on the protocol, which takes at
     /// most [`DEADLINE`](crate::backend::DEADLINE), so it belongs before the guest runs.
     ///
-    /// `on_lost` is called once, on the device's thread, when the back end ends, misbehaves or falls silent while the device
-    /// is active: the guest cannot go on without its file system, and its owner decides what then.
+    /// `on_lost` is called once, on the device's thread, when the back end ends, misbehaves or falls silent
+    /// while the device is active; the device needs a reset then, and nobody serves it any more. What else
+    /// follows is for whoever owns the VM to decide.
     pub fn connect(socket: UnixStream, tag: &Tag, on_lost: OnLost) -> Result<Self, ConnectError> {
         let backend =
             Backend::connect(socket, QUEUE_SIZES.len() as u64).map_err(|source| ConnectError {
@@ -101,6 +104,7 @@ impl VirtioDevice for FsDevice {
         Worker::spawn(
             &name,
             Box::new(Active {
+                watch: Watch::new()?,
                 device: *self,
                 activation,
             }),
@@ -112,6 +116,7 @@ impl VirtioDevice for FsDevice {
 struct Active {
     device: FsDevice,
     activation: Activation,
+    watch: Watch,
 }
 
 impl Active {
@@ -123,10 +128,23 @@ impl Active {
             ..
         } = &self.activation;
         self.device.backend.start(memory, *features, queues)?;
-        ops.add(self.connection()).map_err(|error| Error::Local {
-            what: "watch the connection",
-            source: io::Error::other(error),
-        })
+        ops.add(self.connection())
+            .and_then(|()| self.watch.begin(queues, ops))
+            .map_err(|error| Error::Local {
+                what: "watch the connection",
+                source: io::Error::other(error),
+            })
+    }
+
+    /// Asks a back end that has got nowhere whether it is still there: a long request of the guest's does
+    /// not keep it from answering.
+    fn look(&mut self, ops: &mut EventOps) -> Result<(), Error> {
+        let Activation { memory, queues, .. } = &self.activation;
+        let look = self.watch.look(memory, queues, ops);
+        if look.map_err(local_watch)? == Look::Stalled {
+            self.device.backend.ping()?;
+        }
+        Ok(())
     }
 
     fn connection(&self) -> Events {
@@ -145,6 +163,13 @@ impl Active {
     }
 }
 
+fn local_watch(source: io::Error) -> Error {
+    Error::Local {
+        what: "watch the queues",
+        source,
+    }
+}
+
 impl Handler for Active {
     fn start(&mut self, ops: &mut EventOps) {
         let begun = if self.device.lost {
@@ -157,12 +182,22 @@ impl Handler for Active {
         }
     }
 
-    fn process(&mut self, _events: Events, ops: &mut EventOps) {
-        let why = self.device.backend.hung_up();
-        if let Err(error) = ops.remove(self.connection()) {
-            tracing::warn!(share = %self.device.tag, %error, "cannot stop watching a lost virtiofsd");
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        if self.device.lost {
+            return; // what was due already
         }
-        self.lose(&why);
+        let Activation { memory, queues, .. } = &self.activation;
+        let went = match events.data() {
+            CONNECTION => Err(self.device.backend.hung_up()),
+            Watch::TIMER => self.look(ops),
+            _ => self.watch.kicked(memory, queues).map_err(local_watch),
+        };
+        if let Err(why) = went {
+            if let Err(error) = ops.remove(self.connection()) {
+                tracing::warn!(share = %self.device.tag, %error, "cannot stop watching a lost virtiofsd");
+            }
+            self.lose(&why);
+        }
     }
 
     fn stop(mut self: Box<Self>) -> Box<dyn VirtioDevice> {

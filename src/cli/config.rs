@@ -5,12 +5,20 @@ use std::{path::Path, process::ExitCode};
 use minivmm_vmm::VmConfig;
 
 use super::config_file::ConfigFile;
-use crate::{failure::Failure, supervisor::Opened};
+use crate::{
+    failure::Failure,
+    supervisor::{Opened, ids_notice},
+};
 
 /// Checks a configuration file and the files and directories that it names.
 pub fn check(path: &Path) -> Result<ExitCode, Failure> {
     let file = ConfigFile::read(path)?;
     Opened::check(&file.config).map_err(|failure| file.located(failure))?;
+    for share in &file.config.shares {
+        if let Some(notice) = ids_notice(share) {
+            super::say(format_args!("share `{}`: {notice}", share.tag));
+        }
+    }
     super::say(format_args!(
         "{}: VM `{}` is fine",
         path.display(),

@@ -31,8 +31,8 @@ enum Verb {
     /// button and wait for it to shut down, up to `lifecycle.stop_timeout`; a second signal ends it at once.
     ///
     /// Exit codes: 0 the guest powered off, 10 it asked for a reset, 11 triple fault, 12 its kernel panicked, 13 ended
-    /// after the deadline or by a second signal, 14 a virtiofsd was lost, 69 the host is not able, 70 the VMM failed,
-    /// 78 the configuration is wrong.
+    /// after the deadline or by a second signal, 14 a virtiofsd was lost and the VM was not restarted for it, 69 the
+    /// host is not able, 70 the VMM failed, 78 the configuration is wrong.
     Run {
         /// The VM's configuration, a TOML file
         #[arg(short, long, value_name = "FILE")]

@@ -11,10 +11,11 @@ use std::{
 };
 
 use minivmm_boot::Payload;
-use minivmm_fs::{Program, Share, virtiofsd::check_source};
+use minivmm_fs::Program;
 use minivmm_net::Tap;
-use minivmm_vmm::{Blame, VmConfig, cmdline, config, host, kvm, layout};
+use minivmm_vmm::{Blame, VmConfig, cmdline, host, kvm, layout};
 
+use super::shares;
 use crate::failure::{Failure, with_causes};
 
 /// What a VM works on.
@@ -41,13 +42,13 @@ impl Opened {
     pub fn open(config: &VmConfig) -> Result<Self, Failure> {
         host::check_memory(config).map_err(Failure::config)?;
         let (kernel, initrd) = kernel(config)?;
-        sources(config)?;
-        let virtiofsd = match config.shares.is_empty() {
-            true => None,
-            false => {
+        shares::check(config)?;
+        let virtiofsd = match config.shares.iter().any(|share| share.source.is_some()) {
+            true => {
                 let named = std::env::var_os("MINIVMM_VIRTIOFSD").map(PathBuf::from);
                 Some(Program::find(named.as_deref()).map_err(Failure::host)?)
             }
+            false => None,
         };
         let taps = config
             .interfaces
@@ -84,25 +85,8 @@ impl Opened {
     pub fn check(config: &VmConfig) -> Result<(), Failure> {
         host::check_memory(config).map_err(Failure::config)?;
         kernel(config)?;
-        sources(config)
+        shares::check(config)
     }
-}
-
-/// A share as virtiofsd serves it.
-pub fn served(share: &config::Share) -> Share {
-    Share {
-        tag: share.tag.clone(),
-        source: share.source.clone(),
-    }
-}
-
-/// The directories that are shared.
-fn sources(config: &VmConfig) -> Result<(), Failure> {
-    for share in &config.shares {
-        check_source(&served(share))
-            .map_err(|error| Failure::config(format!("shares.source: {error}")))?;
-    }
-    Ok(())
 }
 
 /// Opens the kernel and the initrd, and makes sure that they can be booted.

@@ -66,6 +66,20 @@ impl Stop {
         };
     }
 
+    /// Whether the end of the VM has begun, of whosever wish.
+    pub fn has_begun(&self) -> bool {
+        !matches!(self.state, State::Running)
+    }
+
+    /// The VMM ends its VM; it is killed if it takes too long.
+    pub fn ending(&mut self, now: Instant) {
+        if !matches!(self.state, State::Waiting { .. } | State::Killed) {
+            self.state = State::Waiting {
+                kill: now + END_PATIENCE,
+            };
+        }
+    }
+
     /// The VMM process cannot be trusted to end its VM.
     pub fn kill_now(&mut self) {
         if !matches!(self.state, State::Killed) {
@@ -137,6 +151,19 @@ mod tests {
         let late = start + 7 * SECOND + END_PATIENCE;
         assert_eq!(stop.due(late), Action::KillProcess);
         assert_eq!(stop.due(late), Action::Wait(None));
+    }
+
+    #[test]
+    fn a_vmm_that_is_ending_its_vm_is_asked_nothing_more() {
+        let start = Instant::now();
+        let mut stop = Stop::new(100 * SECOND);
+        assert!(!stop.has_begun());
+        stop.ending(start);
+        assert!(stop.has_begun() && stop.is_killing());
+        stop.asked(start);
+        stop.ending(start + SECOND);
+        assert_eq!(stop.due(start), Action::Wait(Some(END_PATIENCE)));
+        assert_eq!(stop.due(start + END_PATIENCE), Action::KillProcess);
     }
 
     #[test]

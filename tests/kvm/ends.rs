@@ -65,10 +65,6 @@ pub const TESTS: &[Test] = &[
         name: "ends::kill_9_of_the_supervisor_leaves_no_vmm_no_virtiofsd_and_no_socket",
         run: supervisor_killed,
     },
-    Test {
-        name: "ends::a_lost_virtiofsd_ends_the_vm_with_14",
-        run: virtiofsd_killed,
-    },
 ];
 
 fn guest_ends(script: &str, expected: i32) -> Result<()> {
@@ -245,20 +241,5 @@ fn supervisor_killed() -> Result<()> {
     vm::wait_gone(&processes)?;
     let (code, _) = running.wait()?;
     ensure!(code == 128 + 9, "exit code {code}");
-    vm.nothing_left()
-}
-
-fn virtiofsd_killed() -> Result<()> {
-    let (vm, running) = deaf("")?;
-    let processes = vm::descendants(running.pid())?;
-    let virtiofsd = process(&processes, "virtiofsd")?;
-    rustix::process::kill_process(virtiofsd, Signal::KILL)?;
-    let (code, output) = running.wait()?;
-    ensure!(code == 14, "exit code {code}:\n{output}");
-    ensure!(
-        output.contains("virtiofsd of share `test-data` was lost"),
-        "{output}"
-    );
-    vm::wait_gone(&processes)?;
     vm.nothing_left()
 }

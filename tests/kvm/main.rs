@@ -5,6 +5,7 @@
 //! root of a small Debian, which the lab mounts, `MINIVMM_SOAK` asks for all sizes of tests that have several, `MINIVMM_REQUIRE_KVM` makes a host that is not able a failure instead of a skip,
 //! `MINIVMM_SCRATCH` is a directory on a real file system.
 
+mod backend_lost;
 mod boot;
 mod clock;
 mod debian;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         }
     }
     let guests = [
+        backend_lost::TESTS,
         boot::TESTS,
         clock::TESTS,
         debian::TESTS,

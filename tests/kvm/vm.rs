@@ -263,9 +263,21 @@ impl Running {
 
     /// Waits until a line of the console or the log has `text`, and gives the line.
     pub fn wait_for(&mut self, text: &str) -> Result<String> {
-        if let Some(line) = self.seen.iter().find(|line| line.contains(text)) {
+        self.wait_for_nth(text, 1)
+    }
+
+    /// How many of the lines that were waited for, or came before one that was, have `text`.
+    pub fn count(&self, text: &str) -> usize {
+        self.seen.iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// Waits until `n` lines of the console or the log have `text`, and gives the last of them.
+    pub fn wait_for_nth(&mut self, text: &str, n: usize) -> Result<String> {
+        let mut found = self.seen.iter().filter(|line| line.contains(text));
+        if let Some(line) = found.nth(n - 1) {
             return Ok(line.clone());
         }
+        let mut left_over = n - self.count(text);
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -273,7 +285,10 @@ impl Running {
                 Ok(line) => {
                     self.seen.push(line.clone());
                     if line.contains(text) {
-                        return Ok(line);
+                        left_over -= 1;
+                        if left_over == 0 {
+                            return Ok(line);
+                        }
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {

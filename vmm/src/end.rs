@@ -32,7 +32,7 @@ pub enum End {
     Panic,
     /// It was ended from outside, without the guest's doing.
     Killed,
-    /// The back end of a share was lost.
+    /// The back end of a share was lost, and its owner ended the VM for that.
     BackendLost {
         /// The share's tag.
         tag: String,

@@ -19,7 +19,7 @@ use minivmm_devices::{
     pci::{MmioWindow, PciBus, Slot},
     virtio::{VirtioDevice, pci::VirtioPci, rng::Rng},
 };
-use minivmm_fs::FsDevice;
+use minivmm_fs::{FsDevice, Tag};
 use minivmm_net::{NetDevice, Tap};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -52,10 +52,17 @@ pub struct Resources {
     pub taps: Vec<Tap>,
     /// A connection to a virtiofsd for each of [`VmConfig::shares`].
     pub shares: Vec<UnixStream>,
+    /// Told, on a thread of the device's, when the back end of a share is lost while the guest uses it. The
+    /// device needs a reset then; what else follows ([`OnFailure`](crate::config::OnFailure)) is for the
+    /// owner to decide. Must not block.
+    pub on_share_lost: OnShareLost,
     /// Takes what the guest writes to its console. May block: it is written to by a thread of its own. What may turn out
     /// to be non-blocking belongs into a [`WaitingWriter`](crate::WaitingWriter).
     pub console: Box<dyn Write + Send>,
 }
+
+/// See [`Resources::on_share_lost`]: called with the share's tag.
+pub type OnShareLost = Arc<dyn Fn(&Tag) + Send + Sync>;
 
 /// A machine that has not run yet.
 pub struct Machine {
@@ -84,6 +91,7 @@ impl Machine {
             entropy,
             taps,
             shares,
+            on_share_lost,
             console: output,
         } = resources;
         if taps.len() != config.interfaces.len() || shares.len() != config.shares.len() {
@@ -124,7 +132,8 @@ impl Machine {
             pci: &pci,
             devices: Vec::new(),
         };
-        let devices = virtio.add_all(config, entropy, taps, shares, &end)?;
+        let on_share_lost = while_running(on_share_lost, &end);
+        let devices = virtio.add_all(config, entropy, taps, shares, &on_share_lost)?;
         let buses = Buses {
             ports: ports(&pci, &interrupts, &end, &console)?,
             mmio: mmio(&pci)?,
@@ -176,7 +185,7 @@ impl VirtioDevices<'_> {
         entropy: File,
         taps: Vec<Tap>,
         shares: Vec<UnixStream>,
-        end: &Arc<EndReport>,
+        on_share_lost: &OnShareLost,
     ) -> Result<Vec<Arc<VirtioPci>>, Error> {
         let slots = Slots::assign(config).map_err(crate::config::Error::Slot)?;
         self.add("rng", crate::slots::RNG, Box::new(Rng::new(entropy)))?;
@@ -185,8 +194,8 @@ impl VirtioDevices<'_> {
             self.add(&interface.id, slot, Box::new(device))?;
         }
         for ((share, stream), slot) in config.shares.iter().zip(shares).zip(slots.shares) {
-            let (tag, end) = (share.tag.to_string(), end.clone());
-            let on_lost = move || end.report(End::BackendLost { tag: tag.clone() });
+            let (tag, told) = (share.tag.clone(), on_share_lost.clone());
+            let on_lost = move || told(&tag);
             let device = FsDevice::connect(stream, &share.tag, Box::new(on_lost))?;
             self.add(share.tag.as_str(), slot, Box::new(device))?;
         }
@@ -203,6 +212,16 @@ impl VirtioDevices<'_> {
         self.devices.push(function);
         Ok(())
     }
+}
+
+/// A back end that is lost after the VM's end is missed by nobody.
+fn while_running(told: OnShareLost, end: &Arc<EndReport>) -> OnShareLost {
+    let end = end.clone();
+    Arc::new(move |tag: &Tag| {
+        if end.get().is_none() {
+            told(tag);
+        }
+    })
 }
 
 /// Port I/O: COM1, the clock, the reset lines, pvpanic, ACPI's registers and PCI's configuration ports.

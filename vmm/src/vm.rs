@@ -96,14 +96,14 @@ impl Handle {
         self.shared.end.report(End::Killed);
     }
 
-    /// Ends the VM because the back end of a share is gone.
-    pub fn lose_share(&self, tag: String) {
-        self.shared.end.report(End::BackendLost { tag });
+    /// How the VM has ended, if it has, so that [`wait`](Self::wait) has only to tidy up.
+    pub fn end(&self) -> Option<End> {
+        self.shared.end.get()
     }
 
-    /// Whether the VM has ended, so that [`wait`](Self::wait) has only to tidy up.
-    pub fn has_ended(&self) -> bool {
-        self.shared.end.get().is_some()
+    /// Ends the VM because the back end of a share is lost (see [`Resources::on_share_lost`]).
+    pub fn lose_share(&self, tag: String) {
+        self.shared.end.report(End::BackendLost { tag });
     }
 
     /// Waits for the VM's end, stops its threads and devices, and says how it ended.
@@ -140,7 +140,7 @@ impl Handle {
     }
 }
 
-/// Becomes readable when the VM may have ended: then ask [`has_ended`](Handle::has_ended). Once it has, it stays so, and
+/// Becomes readable when the VM may have ended: then ask [`end`](Handle::end). Once it has, it stays so, and
 /// [`wait`](Handle::wait) takes no longer than tidying up.
 impl AsFd for Handle {
     fn as_fd(&self) -> BorrowedFd<'_> {

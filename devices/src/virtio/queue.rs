@@ -312,6 +312,13 @@ impl Queue {
         store(memory, self.layout.used_ring, 0, flags, Ordering::Relaxed)
     }
 
+    /// The available and the used index as they stand in memory. Whoever watches another's work on the
+    /// queue sees from them whether something is pending; the driver may have written anything there.
+    pub fn indices(&self, memory: &GuestMemory) -> Result<(u16, u16), BrokenRing> {
+        let used = load(memory, self.layout.used_ring, IDX, Ordering::Acquire)?;
+        Ok((self.avail_idx(memory, Ordering::Acquire)?, used))
+    }
+
     fn avail_idx(&self, memory: &GuestMemory, order: Ordering) -> Result<u16, BrokenRing> {
         load(memory, self.layout.avail_ring, IDX, order)
     }

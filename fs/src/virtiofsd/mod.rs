@@ -2,124 +2,40 @@
 //!
 //! virtiofsd serves one connection and ends with it. What it prints goes to our log.
 
+mod arguments;
+mod error;
 mod log;
+mod share;
 mod socket;
 mod spawn;
+mod status;
 
 use std::{
-    ffi::OsString,
-    fs, io,
+    io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::{net::UnixStream, process::CommandExt},
     },
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, Resource, Signal, getegid, geteuid, getrlimit},
+    process::{Pid, PidfdFlags, Signal, geteuid},
 };
 
-use self::log::Log;
+pub use self::{
+    error::Error,
+    share::{Cache, Ids, IdsNeedRoot, Options, Share, check_source},
+    status::{StateChange, describe, signal_name},
+};
+use self::{log::Log, spawn::Namespace};
 use crate::{program::Program, tag::Tag};
 
 /// How long a virtiofsd that was asked to end by a signal may take before the next, harder signal.
 const SIGNAL_GRACE: Duration = Duration::from_secs(1);
-
-/// What is shared, and under which name.
-#[derive(Clone, Debug)]
-pub struct Share {
-    /// The name that the guest mounts.
-    pub tag: Tag,
-    /// A directory of the host; a relative path is relative to the working directory.
-    pub source: PathBuf,
-}
-
-/// Why a virtiofsd could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The directory is not there, or not to be read.
-    #[error("share `{tag}`: cannot read the source directory {path:?}: {source}")]
-    Source {
-        /// The share.
-        tag: Tag,
-        /// Its source.
-        path: PathBuf,
-        /// What happened.
-        source: io::Error,
-    },
-    /// The source is a file.
-    #[error("share `{tag}`: the source {path:?} is not a directory")]
-    NotADirectory {
-        /// The share.
-        tag: Tag,
-        /// Its source.
-        path: PathBuf,
-    },
-    /// virtiofsd's options are UTF-8.
-    #[error("share `{tag}`: the source {path:?} is not UTF-8: rename it")]
-    NotUtf8 {
-        /// The share.
-        tag: Tag,
-        /// Its source.
-        path: PathBuf,
-    },
-    /// Ids cannot be translated.
-    #[error(
-        "{program:?} has version {}.{}: to run it as a user, 1.13 or newer is needed",
-        version.0, version.1
-    )]
-    TooOld {
-        /// The program.
-        program: PathBuf,
-        /// Its version.
-        version: (u32, u32),
-    },
-    /// The socket needs a directory.
-    #[error("cannot make a socket for virtiofsd in {directory:?}: {source}")]
-    Socket {
-        /// The VM's runtime directory.
-        directory: PathBuf,
-        /// What happened.
-        source: io::Error,
-    },
-    /// The host has switched user namespaces off, or used them up.
-    #[error(
-        "cannot make a user namespace for virtiofsd: {0}; is user.max_user_namespaces 0? \
-         (`sysctl user.max_user_namespaces`)"
-    )]
-    UserNamespace(io::Error),
-    /// The supervisor lacks capabilities.
-    #[error(
-        "cannot map the ids of virtiofsd's user namespace: {0}; \
-         root needs CAP_SETUID, CAP_SETGID and CAP_SETFCAP"
-    )]
-    IdMap(io::Error),
-    /// The program does not run.
-    #[error("cannot run {program:?}: {source}")]
-    Exec {
-        /// The program.
-        program: PathBuf,
-        /// What happened.
-        source: io::Error,
-    },
-    /// Descriptors or threads are used up.
-    #[error("cannot start virtiofsd: {0}")]
-    Start(io::Error),
-}
-
-impl Error {
-    /// Whether the host is at fault and not the configuration.
-    pub fn is_host_unable(&self) -> bool {
-        !matches!(
-            self,
-            Self::Source { .. } | Self::NotADirectory { .. } | Self::NotUtf8 { .. }
-        )
-    }
-}
 
 /// A running virtiofsd.
 ///
@@ -136,15 +52,20 @@ pub struct Virtiofsd {
 impl Virtiofsd {
     /// Starts `program` for `share` and gives the socket on which it will answer, connected already.
     ///
-    /// As root it runs in a user namespace of its own whose ids are the host's; as a user, every id of the
-    /// guest is squashed to that user's. `runtime_dir` is a directory that exists; nothing is left in it.
+    /// As root it runs in a user namespace of its own, whose ids are the host's or those that
+    /// [`Ids::Shifted`] says; a user's is in one where only that user exists. `runtime_dir` is a directory
+    /// that exists; nothing is left in it.
     pub fn spawn(
         share: &Share,
         program: &Program,
         runtime_dir: &Path,
     ) -> Result<(Self, UnixStream), Error> {
-        let source = check_source(share)?;
         let root = geteuid().is_root();
+        let ids = Ids::resolve(share.options.ids, root).map_err(|source| Error::Ids {
+            tag: share.tag.clone(),
+            source,
+        })?;
+        let source = check_source(share)?;
         if !root && program.version() < (1, 13) {
             return Err(Error::TooOld {
                 program: program.path().to_owned(),
@@ -160,8 +81,17 @@ impl Virtiofsd {
         let log = Log::new(share.tag.clone(), reader).map_err(Error::Start)?;
         let mut command = Command::new(program.path());
         command
-            .args(arguments(&source, listener.as_raw_fd()))
-            .args(if root { vec![] } else { squash() })
+            .args(arguments::arguments(
+                &source,
+                listener.as_raw_fd(),
+                &share.options,
+                ids,
+            ))
+            .args(if root {
+                vec![]
+            } else {
+                arguments::users_own().to_vec()
+            })
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
             .stdin(Stdio::null())
@@ -169,7 +99,13 @@ impl Virtiofsd {
             .stderr(writer)
             // A Ctrl-C at the terminal is for the supervisor alone: the guest needs its files to stop.
             .process_group(0);
-        let child = spawn::confined(command, listener, root)?;
+        let namespace = match ids {
+            Ids::Shifted { base } => Namespace::Shifted { base },
+            _ if root => Namespace::Identity,
+            // virtiofsd makes it itself.
+            _ => Namespace::Inherited,
+        };
+        let child = spawn::confined(command, listener, namespace)?;
         let pidfd = match open_pidfd(&child) {
             Ok(pidfd) => pidfd,
             Err(error) => {
@@ -236,6 +172,22 @@ impl Virtiofsd {
         Ok(status)
     }
 
+    /// Waits up to `patience` for it to end by itself, and kills one that has been given up.
+    pub fn finish_off(mut self, patience: Duration) -> io::Result<ExitStatus> {
+        if !self.wait(patience)? {
+            self.kill();
+            self.wait(SIGNAL_GRACE)?;
+        }
+        let status = self.child.wait()?;
+        self.log_output();
+        Ok(status)
+    }
+
+    /// Kills it, with the process in its sandbox, also when they are stopped.
+    pub fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
     fn signal(&self, signal: Signal) {
         // It fails only if the process has ended, which is what the signal is for.
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
@@ -294,58 +246,4 @@ fn abandon(mut child: Child) {
     // Killing and waiting fail only for a child that has been waited for.
     let _ = child.kill();
     let _ = child.wait();
-}
-
-/// The absolute path of a source that is a directory which we can read; [`Virtiofsd::spawn`] asks for it too.
-pub fn check_source(share: &Share) -> Result<String, Error> {
-    let (tag, path) = (share.tag.clone(), share.source.clone());
-    let unreadable = |source| Error::Source {
-        tag: tag.clone(),
-        path: path.clone(),
-        source,
-    };
-    let absolute = fs::canonicalize(&path).map_err(unreadable)?;
-    if !absolute.is_dir() {
-        return Err(Error::NotADirectory { tag, path });
-    }
-    fs::read_dir(&absolute).map_err(unreadable)?;
-    absolute
-        .into_os_string()
-        .into_string()
-        .map_err(|_| Error::NotUtf8 { tag, path })
-}
-
-/// The options that every virtiofsd gets. `--tag` is not among them: the configuration space is ours.
-fn arguments(source: &str, listener: i32) -> Vec<OsString> {
-    let listener = listener.to_string();
-    [
-        "--fd",
-        &listener,
-        "--shared-dir",
-        source,
-        "--sandbox",
-        "namespace",
-        "--seccomp",
-        "kill",
-        "--cache",
-        "auto",
-        // open_by_handle_at(2) needs a capability of the initial user namespace.
-        "--inode-file-handles=never",
-    ]
-    .map(OsString::from)
-    .to_vec()
-}
-
-/// The options that a user's virtiofsd gets besides: it is root of a user namespace in which only that
-/// user exists, and every id of the guest is that one.
-fn squash() -> Vec<OsString> {
-    // virtiofsd cannot raise the hard limit and would complain that it tried.
-    let files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    vec![
-        format!("--uid-map=:0:{}:1:", geteuid().as_raw()).into(),
-        format!("--gid-map=:0:{}:1:", getegid().as_raw()).into(),
-        "--translate-uid=squash-guest:0:0:4294967295".into(),
-        "--translate-gid=squash-guest:0:0:4294967295".into(),
-        format!("--rlimit-nofile={}", files.min(1_000_000)).into(),
-    ]
 }

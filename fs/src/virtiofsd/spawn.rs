@@ -14,34 +14,56 @@ use std::{
 
 use rustix::{
     io::{FdFlags, fcntl_setfd},
-    process::{Pid, Resource, Rlimit, Signal, getpid, getppid, setrlimit},
+    process::{Gid, Pid, Resource, Rlimit, Signal, Uid, getpid, getppid, setrlimit},
     thread::UnshareFlags,
 };
 
-use super::Error;
+use super::{Error, Ids};
 
 /// The verdict on a new user namespace, one byte to the child.
 const MAPPED: u8 = 1;
 
+/// The user namespace of a virtiofsd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Namespace {
+    /// Ours.
+    Inherited,
+    /// A new one in which every id is what it is here.
+    Identity,
+    /// A new one whose ids from 0 on are the host's from `base` on, and whose root it is.
+    Shifted {
+        /// The host's id of its root.
+        base: u32,
+    },
+}
+
 /// Starts `command`, which inherits `listener`, under its own number.
 ///
 /// It gets SIGKILL when the calling *thread* ends (prctl(2), PR_SET_PDEATHSIG), no new privileges, an
-/// empty signal mask, and with `own_namespace` a user namespace in which every id is what it is here.
+/// empty signal mask, and `namespace`.
 pub(super) fn confined(
     mut command: Command,
     listener: UnixListener,
-    own_namespace: bool,
+    namespace: Namespace,
 ) -> Result<Child, Error> {
-    if !own_namespace {
-        prepare(&mut command, listener, None);
-        return command
-            .spawn()
-            .map_err(|source| exec_error(&command, source));
-    }
-    let maps = IdMaps::identity().map_err(Error::IdMap)?;
+    let maps = match namespace {
+        Namespace::Inherited => {
+            prepare(&mut command, listener, None);
+            return command
+                .spawn()
+                .map_err(|source| exec_error(&command, source));
+        }
+        Namespace::Identity => IdMaps::identity().map_err(Error::IdMap)?,
+        Namespace::Shifted { base } => IdMaps::shifted(base),
+    };
     let (ours, childs) = UnixStream::pair().map_err(Error::Start)?;
     let nofile = files_wanted();
-    prepare(&mut command, listener, Some((childs, nofile)));
+    let own = OwnNamespace {
+        writer: childs,
+        nofile,
+        becomes_root: namespace != Namespace::Identity,
+    };
+    prepare(&mut command, listener, Some(own));
     // Only the parent namespace can write the maps, and spawn() returns only when the program runs:
     // so they are written by another thread meanwhile.
     thread::scope(|scope| {
@@ -82,8 +104,18 @@ fn files_wanted() -> u64 {
         .map_or(WANTED, |most| most.min(WANTED))
 }
 
+/// What the child needs to get a user namespace of its own.
+struct OwnNamespace {
+    /// To whoever writes its maps.
+    writer: UnixStream,
+    /// Its limit of open files.
+    nofile: u64,
+    /// Whether it is not root in it anyway.
+    becomes_root: bool,
+}
+
 #[allow(unsafe_code)]
-fn prepare(command: &mut Command, listener: UnixListener, namespace: Option<(UnixStream, u64)>) {
+fn prepare(command: &mut Command, listener: UnixListener, namespace: Option<OwnNamespace>) {
     let parent = getpid();
     let in_child = move || before_exec(parent, &listener, namespace.as_ref());
     // SAFETY: `before_exec` makes system calls only; it neither allocates nor takes a lock, so it can
@@ -95,28 +127,46 @@ fn prepare(command: &mut Command, listener: UnixListener, namespace: Option<(Uni
 fn before_exec(
     parent: Pid,
     listener: &UnixListener,
-    namespace: Option<&(UnixStream, u64)>,
+    namespace: Option<&OwnNamespace>,
 ) -> io::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    if getppid() != Some(parent) {
-        // It died before the signal was asked for.
-        return Err(io::ErrorKind::BrokenPipe.into());
-    }
+    die_with(parent)?;
     unblock_signals()?;
     rustix::thread::set_no_new_privs(true)?;
     // Of all descriptors only this one, and only here, is inherited: not what we were started with either.
     close_others_on_exec()?;
     fcntl_setfd(listener, FdFlags::empty())?;
-    if let Some((socket, nofile)) = namespace {
+    if let Some(own) = namespace {
         let limit = Rlimit {
-            current: Some(*nofile),
-            maximum: Some(*nofile),
+            current: Some(own.nofile),
+            maximum: Some(own.nofile),
         };
         // Without CAP_SYS_RESOURCE it stays as it is, and virtiofsd says so.
         let _ = setrlimit(Resource::Nofile, limit);
-        own_user_namespace(socket)?;
+        own_user_namespace(&own.writer)?;
+        if own.becomes_root {
+            become_root()?;
+            // A change of ids takes the signal away (prctl(2), PR_SET_PDEATHSIG).
+            die_with(parent)?;
+        }
     }
     Ok(())
+}
+
+fn die_with(parent: Pid) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    if getppid() != Some(parent) {
+        // It died before the signal was asked for.
+        return Err(io::ErrorKind::BrokenPipe.into());
+    }
+    Ok(())
+}
+
+/// Our ids are nobody's in the new namespace, and such a process would lose its capabilities at exec.
+fn become_root() -> io::Result<()> {
+    rustix::thread::set_thread_groups(&[])?;
+    let (uid, gid) = (Uid::ROOT, Gid::ROOT);
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    Ok(rustix::thread::set_thread_res_uid(uid, uid, uid)?)
 }
 
 #[allow(unsafe_code)]
@@ -185,6 +235,15 @@ impl IdMaps {
             uid: read("/proc/self/uid_map")?,
             gid: read("/proc/self/gid_map")?,
         })
+    }
+
+    /// The namespace's first ids are ours from `base` on.
+    fn shifted(base: u32) -> Self {
+        let map = format!("0 {base} {}\n", Ids::SHIFTED);
+        Self {
+            uid: map.clone(),
+            gid: map,
+        }
     }
 
     /// Waits for the child in its new namespace, writes its maps and tells it; says whether it asked.

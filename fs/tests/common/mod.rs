@@ -17,7 +17,7 @@ use minivmm_devices::{
         Worker,
     },
 };
-use minivmm_fs::{Program, Share, Tag, Virtiofsd};
+use minivmm_fs::{Program, Share, Tag, Virtiofsd, virtiofsd::Options};
 use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1};
 use vm_memory::{Bytes, FileOffset, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -51,9 +51,21 @@ impl Served {
         Self::with(share, runtime)
     }
 
+    pub fn with_options(options: Options) -> Self {
+        let share = tempfile::tempdir().unwrap();
+        Self::serve(share, tempfile::tempdir().unwrap(), options)
+    }
+
     pub fn with(share: tempfile::TempDir, runtime: tempfile::TempDir) -> Self {
-        let (virtiofsd, socket) =
-            Virtiofsd::spawn(&share_of(share.path()), &program(), runtime.path()).unwrap();
+        Self::serve(share, runtime, Options::default())
+    }
+
+    pub fn serve(share: tempfile::TempDir, runtime: tempfile::TempDir, options: Options) -> Self {
+        let what = Share {
+            options,
+            ..share_of(share.path())
+        };
+        let (virtiofsd, socket) = Virtiofsd::spawn(&what, &program(), runtime.path()).unwrap();
         Self {
             share,
             runtime,
@@ -71,6 +83,7 @@ pub fn share_of(source: &Path) -> Share {
     Share {
         tag: tag(),
         source: source.to_owned(),
+        options: Options::default(),
     }
 }
 

@@ -16,6 +16,14 @@ impl Limits {
     pub const INTERFACES: usize = 8;
     /// Shares, one for each of their PCI slots.
     pub const SHARES: usize = 8;
+    /// Bytes of the path of a share's socket (unix(7), `sun_path` without its end).
+    pub const SOCKET_PATH: usize = 107;
+    /// Least host id of a shifted guest's root: the ids below are the host's own.
+    pub const IDS_BASE_MIN: u32 = 65_536;
+    /// Most: the guest's 65536 ids end before 4294967295, which is none.
+    pub const IDS_BASE_MAX: u32 = u32::MAX - 65_536;
+    /// Threads of a share's virtiofsd.
+    pub const THREADS: u8 = 64;
     /// Name servers of an interface that `ip=` can carry.
     pub const DNS: usize = 2;
     /// Bytes of an interface's name (IFNAMSIZ without its end).

@@ -8,17 +8,18 @@
 mod document;
 mod limits;
 mod schema;
+mod share;
 mod toml_text;
 mod validate;
 
 use std::{path::PathBuf, time::Duration};
 
-use minivmm_fs::Tag;
 use minivmm_net::MacAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use limits::Limits;
+pub use share::{Cache, Ids, OnFailure, Share, ShareProto};
 pub use toml_text::{TomlError, line_about};
 pub use validate::Error;
 
@@ -164,42 +165,6 @@ impl From<Ipv4Cidr> for String {
     fn from(cidr: Ipv4Cidr) -> Self {
         format!("{}/{}", cidr.address, cidr.prefix)
     }
-}
-
-/// The protocol of a share.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ShareProto {
-    /// virtio-fs, served by virtiofsd.
-    #[default]
-    Virtiofs,
-    /// Known so that it can be refused with a hint.
-    #[serde(rename = "9p")]
-    #[schemars(skip)]
-    NineP,
-}
-
-/// A directory of the host that the guest sees.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Share {
-    /// The virtio-fs tag, by which the guest mounts it.
-    #[serde(with = "text")]
-    #[schemars(schema_with = "schema::tag")]
-    pub tag: Tag,
-    /// The directory on the host, served by a virtiofsd that minivmm starts.
-    pub source: PathBuf,
-    /// Where the guest mounts it; told to the guest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::mount_point")]
-    pub mount_point: Option<PathBuf>,
-    /// The protocol.
-    #[serde(default)]
-    pub proto: ShareProto,
-    /// PCI slot instead of the one that follows from the order.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = slots::LAST))]
-    pub slot: Option<u8>,
 }
 
 /// How the VM ends.

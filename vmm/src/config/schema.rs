@@ -107,6 +107,11 @@ pub(super) fn mount_point(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "pattern": r#"^/[^\s,:"]+$"# })
 }
 
+/// The path of a unix socket.
+pub(super) fn socket_path(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "minLength": 1, "maxLength": Limits::SOCKET_PATH })
+}
+
 /// A duration with its unit.
 pub(super) fn duration(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

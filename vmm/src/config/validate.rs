@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Limits, ShareProto, VmConfig};
+use super::{Cache, Ids, Limits, Share, ShareProto, VmConfig};
 use crate::slots::{self, Slots};
 
 /// Why a configuration is refused; each is one line that names the key.
@@ -49,6 +49,16 @@ pub enum Error {
     NineP {
         /// The share.
         tag: String,
+    },
+    /// What a share lacks, or what does not go together.
+    #[error("shares.{key}: share `{tag}`: it {why}")]
+    Share {
+        /// The share.
+        tag: String,
+        /// The key.
+        key: &'static str,
+        /// What is wrong with it.
+        why: &'static str,
     },
     /// A tag that the guest could not use.
     #[error(
@@ -158,6 +168,7 @@ impl VmConfig {
             points.map(|p| p.display().to_string()),
         )?;
         for share in &self.shares {
+            share.validate_server()?;
             // The tag and the mount point are words of the kernel command line, parted by colons.
             let odd = |c: char| c.is_whitespace() || c.is_control() || ",:\"".contains(c);
             if share.tag.as_str().contains(odd) {
@@ -175,6 +186,77 @@ impl VmConfig {
             {
                 return Err(Error::MountPoint(point.display().to_string()));
             }
+        }
+        Ok(())
+    }
+}
+
+impl Share {
+    /// Who serves it, and with which options.
+    fn validate_server(&self) -> Result<(), Error> {
+        let wrong = |key, why| {
+            Err(Error::Share {
+                tag: self.tag.to_string(),
+                key,
+                why,
+            })
+        };
+        match (&self.source, &self.socket) {
+            (Some(_), None) => {}
+            (None, Some(socket)) => {
+                let len = socket.as_os_str().len();
+                range(
+                    "shares.socket's bytes",
+                    len as u64,
+                    1,
+                    Limits::SOCKET_PATH as u64,
+                )?;
+                // What somebody else's virtiofsd does was said to it when it was started.
+                if let Some(key) = self.options_of_source().first() {
+                    return wrong(
+                        key,
+                        "has no effect with `socket`: give it to the virtiofsd that listens there",
+                    );
+                }
+            }
+            (Some(_), Some(_)) => {
+                return wrong("socket", "cannot be said beside `source`: say one of them");
+            }
+            (None, None) => {
+                return wrong("source", "is missing: name the directory, or say `socket`");
+            }
+        }
+        match (self.ids, self.ids_base) {
+            (Some(Ids::Shifted), None) => {
+                return wrong(
+                    "ids_base",
+                    "is missing: say the first of the 65536 host ids that are only this VM's, as 1000000000",
+                );
+            }
+            (Some(Ids::Shifted), Some(base)) => range(
+                "shares.ids_base",
+                base.into(),
+                Limits::IDS_BASE_MIN.into(),
+                Limits::IDS_BASE_MAX.into(),
+            )?,
+            (_, Some(_)) => return wrong("ids_base", "belongs to `ids = \"shifted\"`"),
+            (_, None) => {}
+        }
+        range(
+            "shares.threads",
+            self.threads.unwrap_or(0).into(),
+            0,
+            Limits::THREADS.into(),
+        )?;
+        let uncached = matches!(self.cache, Some(Cache::Never | Cache::Metadata));
+        if self.mmap == Some(true) && !uncached {
+            return wrong(
+                "mmap",
+                "is for `cache = \"never\"` or \"metadata\": with others, files can be mapped anyway",
+            );
+        }
+        if self.writeback == Some(true) && self.cache == Some(Cache::Never) {
+            return wrong("writeback", "has no effect with `cache = \"never\"`");
         }
         Ok(())
     }
@@ -215,6 +297,7 @@ fn unique(key: &'static str, values: impl Iterator<Item = String>) -> Result<(),
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::config::OnFailure;
 
     const MINIMAL: &str = "name = \"a\"\n[kernel]\npath = \"k\"\n";
 
@@ -267,6 +350,65 @@ mod tests {
         assert_eq!(error, "interfaces.id: `t0` is used twice");
         let error = outcome(|c| c.shares.push(c.shares[0].clone())).unwrap_err();
         assert_eq!(error, "shares.tag: `data` is used twice");
+    }
+
+    #[test]
+    fn a_share_is_served_by_one_virtiofsd_with_the_options_that_it_can_have() {
+        let error = |change: fn(&mut Share)| outcome(|c| change(&mut c.shares[0])).unwrap_err();
+        assert!(error(|s| s.socket = Some("s".into())).contains("say one of them"));
+        assert!(
+            error(|s| s.source = None).starts_with("shares.source: share `data`: it is missing")
+        );
+        let external = |change: fn(&mut Share)| {
+            outcome(|c| {
+                c.shares[0].source = None;
+                c.shares[0].socket = Some("/run/fs.sock".into());
+                change(&mut c.shares[0]);
+            })
+        };
+        assert_eq!(external(|_| {}), Ok(()));
+        assert_eq!(external(|s| s.on_failure = OnFailure::Stop), Ok(()));
+        assert!(
+            external(|s| s.read_only = Some(true))
+                .unwrap_err()
+                .starts_with("shares.read_only: ")
+        );
+        assert!(
+            external(|s| s.threads = Some(2))
+                .unwrap_err()
+                .contains("has no effect with `socket`")
+        );
+        let long = external(|s| s.socket = Some("x".repeat(108).into())).unwrap_err();
+        assert_eq!(long, "shares.socket's bytes: 108 is not from 1 to 107");
+
+        let shifted = |base| {
+            outcome(|c| {
+                c.shares[0].ids = Some(Ids::Shifted);
+                c.shares[0].ids_base = base;
+            })
+        };
+        assert!(
+            shifted(None)
+                .unwrap_err()
+                .starts_with("shares.ids_base: share `data`: it is missing")
+        );
+        assert_eq!(shifted(Some(65_536)), Ok(()));
+        assert_eq!(shifted(Some(u32::MAX - 65_536)), Ok(()));
+        for base in [65_535, u32::MAX - 65_535] {
+            assert!(
+                shifted(Some(base))
+                    .unwrap_err()
+                    .contains("is not from 65536 to"),
+                "{base}"
+            );
+        }
+        assert!(error(|s| s.ids_base = Some(1 << 20)).contains("belongs to"));
+        assert!(error(|s| s.threads = Some(65)).contains("65 is not from 0 to 64"));
+        assert!(error(|s| s.mmap = Some(true)).starts_with("shares.mmap: "));
+        assert!(
+            error(|s| (s.cache, s.writeback) = (Some(Cache::Never), Some(true)))
+                .contains("no effect")
+        );
     }
 
     #[test]
