@@ -17,11 +17,13 @@ pub const TESTS: &[Test] = &[
         name: "debian::the_kernel_itself_mounts_a_root_on_a_share_without_an_initrd",
         run: without_initrd,
     },
-    Test {
-        name: "debian::systemd_boots_from_a_root_on_a_share_and_powers_off",
-        run: systemd,
-    },
 ];
+
+/// The lab takes a minute for it, and several beside other work.
+pub const LONG: &[Test] = &[Test {
+    name: "debian::systemd_boots_from_a_root_on_a_share_and_powers_off",
+    run: systemd,
+}];
 
 const PROGRAMS: &str = "for p in python3 sqlite3 ip ethtool iperf3 dmidecode setfattr socat ping; do \
                             command -v $p >/dev/null || echo missing=$p; done\n";

@@ -2,8 +2,9 @@
 //!
 //! Environment: `MINIVMM_GUEST` is the directory of the guest's `vmlinuz` and `initrd`, `MINIVMM_VIRTIOFSD`
 //! the virtiofsd, `MINIVMM_KERNELS` a directory with a guest for each of several kernels, `MINIVMM_GUEST_DEBIAN` the
-//! root of a small Debian, which the lab mounts, `MINIVMM_SOAK` asks for all sizes of tests that have several, `MINIVMM_REQUIRE_KVM` makes a host that is not able a failure instead of a skip,
-//! `MINIVMM_SCRATCH` is a directory on a real file system.
+//! root of a small Debian, which the lab mounts, `MINIVMM_SOAK` asks for long tests and for all sizes of those that have
+//! several, `MINIVMM_REQUIRE_KVM` makes a host that is not able a failure instead of a skip, `MINIVMM_SCRATCH`
+//! is a directory on a real file system.
 
 mod backend_lost;
 mod boot;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         boot::TESTS,
         clock::TESTS,
         debian::TESTS,
+        depth(&[], debian::LONG),
         dns::TESTS,
         ends::TESTS,
         machine::TESTS,

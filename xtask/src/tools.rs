@@ -17,6 +17,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("lz4", "kernels"),
     ("zstd", "kernels, and modules in .ko.zst"),
     ("mmdebstrap", "the root of guests with systemd"),
+    ("uidmap", "mmdebstrap, where it is not run by root"),
     ("debian-archive-keyring", "what that root is signed with"),
     ("squashfs-tools-ng", "that root as one image"),
     ("iproute2", "network namespaces and taps"),

@@ -64,9 +64,9 @@ impl Needs {
         job
     }
 
-    /// The names of all tests.
+    /// The names of all tests, the long ones too.
     pub fn names(&self) -> Result<Vec<String>> {
-        let list = capture_text(program(&self.tests).arg("--list"))?;
+        let list = capture_text(program(&self.tests).arg("--list").env("MINIVMM_SOAK", "1"))?;
         let names = list.lines().filter_map(|line| line.strip_suffix(": test"));
         Ok(names.map(str::to_owned).collect())
     }

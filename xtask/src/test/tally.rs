@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::ops::Add;
+use std::time::Duration;
 
 /// How many tests went which way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +55,12 @@ impl Tally {
     }
 }
 
+/// Reads the end of such a line, `finished in 1.20s`.
+fn time(line: &str) -> Option<Duration> {
+    let (_, seconds) = line.split_once("finished in ")?;
+    Duration::try_from_secs_f64(seconds.trim().strip_suffix('s')?.parse().ok()?).ok()
+}
+
 /// Reads `test boot::one ... FAILED`, coloured or not.
 fn failed(line: &str) -> Option<String> {
     let (name, outcome) = line.strip_prefix("test ")?.split_once(" ... ")?;
@@ -67,6 +74,8 @@ pub struct TestOutput {
     pub tally: Tally,
     /// How many there were.
     pub results: u32,
+    /// How long all of them took, as they say.
+    pub time: Duration,
     /// The tests that were said to have failed.
     pub failed: Vec<String>,
     line: Vec<u8>,
@@ -83,6 +92,7 @@ impl io::Write for TestOutput {
             if let Some(tally) = Tally::parse(&line) {
                 self.tally = self.tally + tally;
                 self.results += 1;
+                self.time += time(&line).unwrap_or_default();
             }
             self.failed.extend(failed(&line));
             self.line.clear();
@@ -116,6 +126,7 @@ mod tests {
         assert_eq!(output.results, 1);
         output.write_all(b"t; finished in 1.20s\n").unwrap();
         assert_eq!(output.results, 2);
+        assert_eq!(output.time, Duration::from_millis(1200));
         assert_eq!(output.tally.to_string(), "12 passed, 3 failed, 5 skipped");
     }
 
