@@ -77,7 +77,7 @@ impl Report {
             // Writing to a string cannot fail.
             let _ = write!(
                 text,
-                "\n  again:      {} {input}\n  smaller:    cargo fuzz tmin {target} {input}\n  \
+                "\n  again:      {} {input}\n  smaller:    cargo fuzz tmin -s none {target} {input}\n  \
                  a seed, once it is mended: cp {input} fuzz/seeds/{target}/",
                 binary.display()
             );
