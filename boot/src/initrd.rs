@@ -1,5 +1,7 @@
 //! The initial RAM disk: as high in memory as the kernel takes it, clear of the kernel's own room.
 
+mod whole;
+
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 
@@ -21,6 +23,14 @@ pub enum Error {
     /// A file of no bytes: no kernel makes anything of it.
     #[error("the initrd is empty: give one, or leave kernel.initrd out")]
     Empty,
+    /// A file that ends in the middle of an archive.
+    #[error("the initrd is cut off: its {size} bytes end in the middle of {what}: copy it again")]
+    Truncated {
+        /// What is not complete.
+        what: &'static str,
+        /// Size of the initrd in bytes.
+        size: u64,
+    },
     /// More memory would help.
     #[error(
         "the initrd has {} MiB and the largest free part of memory that the kernel takes it from has {} MiB: raise mem to \
@@ -75,6 +85,11 @@ pub(crate) fn size(file: &mut File) -> Result<u64, Error> {
         return Err(Error::Read(io::ErrorKind::IsADirectory.into()));
     }
     file.seek(SeekFrom::End(0)).map_err(Error::Read)
+}
+
+/// Fails if `file`, of `size` bytes, is visibly not all of an initrd.
+pub(crate) fn check_whole(file: &mut File, size: u64) -> Result<(), Error> {
+    whole::check(file, size)
 }
 
 /// Chooses where an initrd of `size` bytes goes: page-aligned, as high in `ram` (ascending) as `initrd_addr_max` allows,

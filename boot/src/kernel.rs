@@ -155,6 +155,29 @@ impl Kernel {
         }
     }
 
+    /// The format and the way in, for people.
+    pub fn format(&self) -> String {
+        match self {
+            Self::BzImage(image) => {
+                let version = image.protocol_version();
+                let (major, minor) = (version >> 8, version & 0xff);
+                format!("bzImage, boot protocol {major}.{minor}, 64-bit entry")
+            }
+            Self::Elf(image) => match image.protocol() {
+                Protocol::Linux64 { .. } => "ELF, 64-bit entry".to_owned(),
+                Protocol::Pvh { .. } => "ELF, PVH entry".to_owned(),
+            },
+        }
+    }
+
+    /// The version that the image says it has, as `6.12.43-amd64 (…) #1 SMP …`; `None` if it says none, as ELF files.
+    pub fn version<K: Read + Seek>(&self, image: &mut K) -> Option<String> {
+        match self {
+            Self::BzImage(kernel) => kernel.version(image),
+            Self::Elf(_) => None,
+        }
+    }
+
     /// The longest command line that the kernel keeps, in bytes without the NUL.
     pub fn cmdline_size(&self) -> u32 {
         match self {

@@ -93,9 +93,25 @@ pub struct Payload<'a> {
     pub cmdline: &'a str,
 }
 
-/// Says whether [`load`] would fail, as far as can be told without guest memory.
-pub fn check(platform: &Platform, payload: Payload<'_>) -> Result<(), Error> {
-    Plan::make(platform, payload).map(drop)
+/// Where [`load`] would put what it loads.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    /// The kernel image, its headers checked.
+    pub kernel: Kernel,
+    /// Its room in guest memory.
+    pub kernel_range: KernelRange,
+    /// The initial RAM disk in guest memory.
+    pub initrd: Option<InitrdRange>,
+}
+
+/// Says whether [`load`] would fail, as far as can be told without guest memory, and what it would do.
+pub fn check(platform: &Platform, payload: Payload<'_>) -> Result<Placement, Error> {
+    let plan = Plan::make(platform, payload)?;
+    Ok(Placement {
+        kernel: plan.kernel,
+        kernel_range: plan.kernel_range,
+        initrd: plan.initrd.map(|(_, at)| at),
+    })
 }
 
 /// Loads the kernel and the initrd, writes every table, and returns the state in which the boot CPU enters the kernel.
@@ -134,6 +150,7 @@ impl<'a> Plan<'a> {
                 let size = initrd::size(file)?;
                 let max = kernel.initrd_addr_max();
                 let at = initrd::place(size, max, &platform.ram, kernel_range)?;
+                initrd::check_whole(file, size)?;
                 Some((file, at))
             }
             None => None,

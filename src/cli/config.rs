@@ -4,32 +4,48 @@ use std::{path::Path, process::ExitCode};
 
 use minivmm_vmm::VmConfig;
 
-use super::config_file::ConfigFile;
+use super::{config_file::ConfigFile, plan::Report};
 use crate::{
     failure::Failure,
     supervisor::{Opened, ids_notice},
 };
 
+/// How much is said of a configuration that is fine.
+pub enum Detail {
+    /// One line.
+    Line,
+    /// The machine that it makes.
+    Table,
+    /// The same as one JSON object.
+    Json,
+}
+
 /// Checks a configuration file and the files and directories that it names.
-pub fn check(path: &Path) -> Result<ExitCode, Failure> {
+pub fn check(path: &Path, detail: Detail) -> Result<ExitCode, Failure> {
     let file = ConfigFile::read(path)?;
-    Opened::check(&file.config).map_err(|failure| file.located(failure))?;
-    for share in &file.config.shares {
-        if let Some(notice) = ids_notice(share) {
-            super::say(format_args!("share `{}`: {notice}", share.tag));
+    let checked = Opened::check(&file.config).map_err(|failure| file.located(failure))?;
+    let notices = file.config.shares.iter().filter_map(|share| {
+        let notice = ids_notice(share)?;
+        Some(format!("share `{}`: {notice}", share.tag))
+    });
+    let notices: Vec<String> = notices.collect();
+    match detail {
+        Detail::Line => {
+            notices.iter().for_each(super::say);
+            super::say(format_args!(
+                "{}: VM `{}` is fine",
+                path.display(),
+                file.config.name
+            ));
         }
+        Detail::Table => Report::new(&file, checked, notices)?.print(),
+        Detail::Json => super::say_json(&Report::new(&file, checked, notices)?)?,
     }
-    super::say(format_args!(
-        "{}: VM `{}` is fine",
-        path.display(),
-        file.config.name
-    ));
     Ok(ExitCode::SUCCESS)
 }
 
 /// Prints the schema of configuration files.
 pub fn schema() -> Result<ExitCode, Failure> {
-    // The alternate form of a JSON value is the indented one.
-    super::say(format_args!("{:#}", VmConfig::json_schema()));
+    super::say_json(&VmConfig::json_schema())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -16,7 +16,8 @@ use crate::failure::Failure;
 
 /// A configuration that is within its limits, with the text that it is from.
 pub struct ConfigFile {
-    path: PathBuf,
+    /// Where it is.
+    pub path: PathBuf,
     text: String,
     /// What it says.
     pub config: VmConfig,

@@ -3,13 +3,16 @@
 mod check;
 mod config;
 mod config_file;
+mod plan;
 mod run;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::log;
+use serde::Serialize;
+
+use crate::{failure::Failure, log};
 
 /// Runs one hardened service VM on KVM.
 #[derive(Parser)]
@@ -34,7 +37,7 @@ enum Verb {
     /// after the deadline or by a second signal, 14 a virtiofsd was lost and the VM was not restarted for it, 69 the
     /// host is not able, 70 the VMM failed, 78 the configuration is wrong.
     Run {
-        /// The VM's configuration, a TOML file
+        /// The VM's configuration, a TOML file (docs/config.md; look at it with `minivmm config check -v`)
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
     },
@@ -42,7 +45,11 @@ enum Verb {
     ///
     /// Runs a tiny guest that executes what every Linux guest does, and measures its speed. Exit code 0 if
     /// guests can run here, 69 if not.
-    Check,
+    Check {
+        /// Print one JSON object instead of lines
+        #[arg(long)]
+        json: bool,
+    },
     /// Look at a configuration without running it
     Config {
         #[command(subcommand)]
@@ -57,9 +64,15 @@ enum ConfigVerb {
     /// Looks at the file, the kernel, the initrd and the sources of shares; taps, KVM and virtiofsd are the
     /// host's and are left alone. Exit code 0 if nothing is wrong, 78 and one line that says why if something is.
     Check {
-        /// The VM's configuration, a TOML file
+        /// The VM's configuration, a TOML file (docs/config.md; its schema: `minivmm config schema`)
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
+        /// Print the machine that it makes: kernel, memory map, devices with their PCI addresses, command line
+        #[arg(short, long)]
+        verbose: bool,
+        /// Print the same as one JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Print the JSON Schema of configurations
     ///
@@ -74,10 +87,22 @@ pub fn main() -> ExitCode {
     log::init(&cli.log);
     let done = match &cli.verb {
         Verb::Run { config } => run::run(config, &cli.log),
-        Verb::Check => check::check(),
+        Verb::Check { json } => check::check(*json),
         Verb::Config {
-            verb: ConfigVerb::Check { config },
-        } => config::check(config),
+            verb:
+                ConfigVerb::Check {
+                    config,
+                    verbose,
+                    json,
+                },
+        } => config::check(
+            config,
+            match (json, verbose) {
+                (true, _) => config::Detail::Json,
+                (false, true) => config::Detail::Table,
+                (false, false) => config::Detail::Line,
+            },
+        ),
         Verb::Config {
             verb: ConfigVerb::Schema,
         } => config::schema(),
@@ -88,6 +113,13 @@ pub fn main() -> ExitCode {
 /// Prints a line on standard output. A reader that has gone away is no reason to fail.
 fn say(line: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Prints a value as indented JSON.
+fn say_json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(Failure::vmm)?;
+    say(text);
+    Ok(())
 }
 
 #[cfg(test)]

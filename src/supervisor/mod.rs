@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use minivmm_vmm::{End, VmConfig};
 
-pub use opened::Opened;
+pub use opened::{Checked, Opened, virtiofsd};
 pub use shares::ids_notice;
 
 use crate::failure::Failure;

@@ -10,8 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use minivmm_boot::Payload;
-use minivmm_fs::Program;
+use minivmm_boot::{Payload, Placement};
+use minivmm_fs::{Program, program};
 use minivmm_net::Tap;
 use minivmm_vmm::{Blame, VmConfig, cmdline, host, kvm, layout};
 
@@ -40,16 +40,8 @@ pub struct Opened {
 impl Opened {
     /// Opens what `config` names; the first thing that is missing is the error.
     pub fn open(config: &VmConfig) -> Result<Self, Failure> {
-        host::check_memory(config).map_err(Failure::config)?;
-        let (kernel, initrd) = kernel(config)?;
-        shares::check(config)?;
-        let virtiofsd = match config.shares.iter().any(|share| share.source.is_some()) {
-            true => {
-                let named = std::env::var_os("MINIVMM_VIRTIOFSD").map(PathBuf::from);
-                Some(Program::find(named.as_deref()).map_err(Failure::host)?)
-            }
-            false => None,
-        };
+        let Checked { kernel, initrd, .. } = Self::check(config)?;
+        let virtiofsd = virtiofsd(config).transpose().map_err(Failure::host)?;
         let taps = config
             .interfaces
             .iter()
@@ -82,15 +74,36 @@ impl Opened {
 
     /// Looks at what `config` names without taking it: a tap that a running VM has is left alone, and KVM
     /// is not asked, because a file is as right on a host without it.
-    pub fn check(config: &VmConfig) -> Result<(), Failure> {
+    pub fn check(config: &VmConfig) -> Result<Checked, Failure> {
         host::check_memory(config).map_err(Failure::config)?;
-        kernel(config)?;
-        shares::check(config)
+        let checked = kernel(config)?;
+        shares::check(config)?;
+        Ok(checked)
     }
 }
 
+/// A kernel and an initrd that can be booted.
+#[derive(Debug)]
+pub struct Checked {
+    /// The kernel image.
+    pub kernel: File,
+    /// The initial RAM disk.
+    pub initrd: Option<File>,
+    /// Where they go.
+    pub placement: Placement,
+}
+
+/// The program that serves those shares of `config` that nobody else serves, if there are any.
+pub fn virtiofsd(config: &VmConfig) -> Option<Result<Program, program::Error>> {
+    if config.shares.iter().all(|share| share.source.is_none()) {
+        return None;
+    }
+    let named = std::env::var_os("MINIVMM_VIRTIOFSD").map(PathBuf::from);
+    Some(Program::find(named.as_deref()))
+}
+
 /// Opens the kernel and the initrd, and makes sure that they can be booted.
-fn kernel(config: &VmConfig) -> Result<(File, Option<File>), Failure> {
+fn kernel(config: &VmConfig) -> Result<Checked, Failure> {
     let mut kernel = open("kernel.path", &config.kernel.path)?;
     let initrd = config.kernel.initrd.as_deref();
     let mut initrd = initrd.map(|path| open("kernel.initrd", path)).transpose()?;
@@ -100,10 +113,14 @@ fn kernel(config: &VmConfig) -> Result<(File, Option<File>), Failure> {
         initrd: initrd.as_mut(),
         cmdline: &cmdline::build(config),
     };
-    minivmm_boot::check(&layout::platform(config), payload).map_err(|error| {
+    let placement = minivmm_boot::check(&layout::platform(config), payload).map_err(|error| {
         Failure::config(format!("{}{}", key(&error, config), with_causes(&error)))
     })?;
-    Ok((kernel, initrd))
+    Ok(Checked {
+        kernel,
+        initrd,
+        placement,
+    })
 }
 
 /// The key, and the file, that an error is about.

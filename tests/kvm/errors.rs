@@ -10,10 +10,11 @@ use crate::{
     vm::{self, Vm},
 };
 
+mod boot;
 mod file;
 
 pub fn tests() -> Vec<Test> {
-    [TESTS, file::TESTS].concat()
+    [TESTS, boot::TESTS, file::TESTS].concat()
 }
 
 const TESTS: &[Test] = &[

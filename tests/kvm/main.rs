@@ -17,6 +17,7 @@ mod guest;
 mod machine;
 mod network;
 mod panics;
+mod plan;
 mod tiny;
 mod user;
 mod vm;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         ends::TESTS,
         machine::TESTS,
         panics::TESTS,
+        plan::TESTS,
         user::TESTS,
     ]
     .concat();

@@ -5,6 +5,7 @@
 //! * [`layout`], [`slots`], [`cmdline`]: the machine as the guest sees it: addresses, PCI slots, command line
 //! * [`memory`]: the guest's RAM
 //! * [`host`]: what a host must have for a configuration
+//! * [`plan`]: the machine as it would be made, to look at
 //! * [`machine`]: everything put together from opened [`Resources`]
 //! * [`vm`]: [`Vm::start`] and the [`Handle`] of a running VM; `vcpu` has its threads
 //! * [`end`]: how a VM ends
@@ -26,6 +27,7 @@ pub mod kvm;
 pub mod layout;
 pub mod machine;
 pub mod memory;
+pub mod plan;
 pub mod slots;
 mod vcpu;
 pub mod vm;

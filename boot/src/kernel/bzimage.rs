@@ -4,7 +4,7 @@
 //! here, and the protected-mode part behind it, whose 64-bit entry is 0x200 bytes from its start (boot.rst, "The
 //! Real-Mode Kernel Header" and "64-bit Boot Protocol").
 
-use std::io::{Read, Seek};
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 
 use linux_loader::loader::bootparam::{LOADED_HIGH, XLF_KERNEL_64, setup_header};
@@ -106,6 +106,28 @@ impl BzImage {
             return Err(truncated("its 64-bit entry", real_mode + ENTRY_64 + 1));
         }
         Ok(Self { header, payload })
+    }
+
+    /// The version of the boot protocol, the major number in the high byte.
+    pub(super) fn protocol_version(&self) -> u16 {
+        self.header.version
+    }
+
+    /// The text that `kernel_version` leads to (boot.rst): printable characters up to a NUL, in the real-mode part.
+    pub(super) fn version<K: Read + Seek>(&self, image: &mut K) -> Option<String> {
+        const MAX: u64 = 256;
+        let offset = u64::from(self.header.kernel_version);
+        if offset == 0 || offset >= SECTOR * u64::from(real_mode_sectors(&self.header)) {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        image.seek(SeekFrom::Start(SECTOR + offset)).ok()?;
+        image.take(MAX).read_to_end(&mut bytes).ok()?;
+        let text = bytes.split(|byte| *byte == 0).next()?;
+        let printable = |byte: &u8| byte.is_ascii_graphic() || *byte == b' ';
+        let text: Vec<u8> = text.iter().copied().take_while(printable).collect();
+        let text = String::from_utf8(text).ok()?;
+        (!text.is_empty()).then_some(text)
     }
 
     /// The longest command line that the kernel keeps, in bytes without the NUL.

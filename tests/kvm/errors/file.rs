@@ -228,7 +228,8 @@ fn says_of(file: &[u8], words: &str) -> Result<()> {
     both(&vm, "test.toml", words)
 }
 
-fn both(vm: &Vm, name: &str, words: &str) -> Result<()> {
+/// `run` and `config check` of the file `name` both say one line that begins with the name and `words`.
+pub fn both(vm: &Vm, name: &str, words: &str) -> Result<()> {
     let words = format!("minivmm: {name}{words}");
     let by = |verb: &[&str]| -> Result<Output> {
         // What waits for ever is a mistake as well.

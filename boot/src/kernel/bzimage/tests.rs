@@ -42,6 +42,21 @@ fn an_image_cut_off_at_any_length_is_an_error() {
 }
 
 #[test]
+fn the_version_is_what_the_header_leads_to() {
+    let mut image = KernelBuilder::default().build();
+    let version = |image: &[u8]| read(image).unwrap().version(&mut Cursor::new(image));
+    assert_eq!(version(&image), None);
+    image[0x20e..0x210].copy_from_slice(&0x300u16.to_le_bytes());
+    image[0x500..0x50c].copy_from_slice(b"6.12.9 (me)\0");
+    assert_eq!(version(&image).as_deref(), Some("6.12.9 (me)"));
+    image[0x503] = 0x1b;
+    assert_eq!(version(&image).as_deref(), Some("6.1"));
+    // Behind the real-mode part there is code.
+    image[0x20e..0x210].copy_from_slice(&0x600u16.to_le_bytes());
+    assert_eq!(version(&image), None);
+}
+
+#[test]
 fn zero_setup_sectors_mean_four() {
     let builder = KernelBuilder {
         setup_sects: 0,
