@@ -8,6 +8,7 @@
 
 mod backend_lost;
 mod boot;
+mod budgets;
 mod clock;
 mod debian;
 mod dns;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
     let guests = [
         backend_lost::TESTS,
         boot::TESTS,
+        budgets::TESTS,
         clock::TESTS,
         debian::TESTS,
         depth(&[], debian::LONG),

@@ -22,6 +22,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("squashfs-tools-ng", "that root as one image"),
     ("iproute2", "network namespaces and taps"),
     ("bind9-dnsutils", "dig"),
+    ("strace", "counting system calls"),
     ("acpica-tools", "iasl reads the ACPI tables in tests"),
     ("g++", "building libFuzzer"),
     ("libcap-ng-dev", "building virtiofsd"),
