@@ -5,10 +5,12 @@
 //! * [`vmm_process`]: the process that runs the guest, with nothing but the descriptors it was given
 //! * [`protocol`]: what the two say to each other
 //! * [`failure`], [`log`]: exit codes and errors, and the log, of both
+//! * [`machine_id`]: what tells this host from others
 
 mod cli;
 mod failure;
 mod log;
+mod machine_id;
 mod protocol;
 mod supervisor;
 mod vmm_process;

@@ -31,7 +31,7 @@ pub struct Entry {
 
 /// The memory map of `platform` (which [`Platform::check`] must have accepted), ascending and without overlaps.
 ///
-/// RAM from [`EBDA_START`] to 1 MiB is reserved: it holds the ACPI tables and, on a PC, video memory and ROMs. So is
+/// RAM from [`EBDA_START`] to 1 MiB is reserved: it holds the ACPI and SMBIOS tables and, on a PC, video memory and ROMs. So is
 /// ECAM, because Linux uses ECAM only where the map or an ACPI motherboard resource reserves it; here both do.
 pub fn map(platform: &Platform) -> Vec<Entry> {
     let entry = |base, end: u64, kind| Entry {
@@ -105,11 +105,13 @@ mod tests {
     }
 
     #[test]
-    fn the_acpi_tables_are_in_a_reserved_entry() {
-        assert!(map(&platform(64)).iter().any(|e| {
-            e.kind == Kind::Reserved
-                && e.base <= layout::ACPI.start
-                && layout::ACPI.end() <= e.base + e.size
-        }));
+    fn the_tables_are_in_a_reserved_entry() {
+        for region in [layout::ACPI, layout::SMBIOS, layout::SMBIOS_ENTRY_POINT] {
+            assert!(map(&platform(64)).iter().any(|e| {
+                e.kind == Kind::Reserved
+                    && e.base <= region.start
+                    && region.end() <= e.base + e.size
+            }));
+        }
     }
 }

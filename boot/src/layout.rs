@@ -1,7 +1,8 @@
 //! Who owns which address below 1 MiB, where the kernel is not: what the boot CPU's first instructions need, and the
-//! ACPI tables.
+//! ACPI and SMBIOS tables.
 //!
-//! Everything here but the ACPI tables and the reset vector is the guest's to overwrite once it has been read: the e820 map calls it RAM.
+//! Everything here but the tables and the reset vector is the guest's to overwrite once it has been read: the e820 map
+//! calls it RAM.
 
 /// A range of guest-physical addresses with one owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,11 +71,25 @@ pub const CMDLINE: Region = Region {
     size: 0x1_0000,
 };
 
+/// The SMBIOS structures, page-aligned. On a PC this is video memory and option ROMs: RAM here is nothing that a guest
+/// would miss.
+pub const SMBIOS: Region = Region {
+    start: 0xa_0000,
+    size: 240 << 10,
+};
+
 /// The RSDP and all tables behind it: where an operating system without another hint searches for the RSDP, in steps
 /// of 16 bytes (ACPI 6.5, 5.2.5.1), although Linux is told its address in the zero page.
 pub const ACPI: Region = Region {
     start: 0xe_0000,
-    size: RESET_VECTOR.start - 0xe_0000,
+    size: SMBIOS_ENTRY_POINT.start - 0xe_0000,
+};
+
+/// The 64-bit entry point of the SMBIOS tables: where an operating system without EFI searches for it, in steps of 16 bytes
+/// from 0xf0000 on (SMBIOS 3.7, 5.2).
+pub const SMBIOS_ENTRY_POINT: Region = Region {
+    start: 0xf_0000,
+    size: 0x18,
 };
 
 /// Where a CPU in real mode goes for a reset, F000:FFF0.
@@ -98,7 +113,9 @@ pub const MIN_RAM: u64 = 2 << 20;
 mod tests {
     use super::*;
 
-    const ALL: [(&str, Region); 10] = [
+    const ALL: [(&str, Region); 12] = [
+        ("SMBIOS", SMBIOS),
+        ("SMBIOS entry point", SMBIOS_ENTRY_POINT),
         ("start info", START_INFO),
         ("reset vector", RESET_VECTOR),
         ("GDT", GDT),
@@ -132,17 +149,24 @@ mod tests {
     }
 
     #[test]
-    fn only_the_acpi_tables_and_the_reset_vector_are_in_reserved_memory() {
+    fn what_the_guest_reads_at_any_time_is_in_reserved_memory_and_nothing_else_is() {
+        let kept = [ACPI, SMBIOS, SMBIOS_ENTRY_POINT, RESET_VECTOR];
         for (name, region) in ALL {
-            let kept = region == ACPI || region == RESET_VECTOR;
-            assert_eq!(kept, region.end() > EBDA_START, "{name}");
+            assert_eq!(kept.contains(&region), region.end() > EBDA_START, "{name}");
+            assert_eq!(kept.contains(&region), region.start >= EBDA_START, "{name}");
         }
-        const { assert!(ACPI.start >= EBDA_START) };
     }
 
     #[test]
-    fn paging_structures_and_the_zero_page_are_page_aligned() {
-        for region in [ZERO_PAGE, PML4, PDPT, PAGE_DIRECTORIES] {
+    fn entry_points_are_where_guests_search_for_them() {
+        assert_eq!(ACPI.start, 0xe_0000);
+        assert_eq!(SMBIOS_ENTRY_POINT.start % 16, 0);
+        assert!((0xf_0000..0x10_0000).contains(&SMBIOS_ENTRY_POINT.start));
+    }
+
+    #[test]
+    fn what_must_be_page_aligned_is() {
+        for region in [ZERO_PAGE, PML4, PDPT, PAGE_DIRECTORIES, SMBIOS] {
             assert_eq!(region.start % 0x1000, 0);
         }
     }

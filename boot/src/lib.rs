@@ -16,6 +16,7 @@
 //! | `zero_page` | `struct boot_params`, which carries all of these to the 64-bit entry |
 //! | `start_info` | `struct hvm_start_info`, which carries them to the PVH entry |
 //! | [`acpi`] | hardware-reduced ACPI: RSDP, XSDT, FADT, MADT, MCFG, DSDT |
+//! | [`smbios`] | SMBIOS 3: UUID, serial number and strings |
 //! | `reset_vector` | where a guest ends up that restarts through the firmware |
 //! | [`cpu`], `paging` | the boot CPU's registers at either entry, GDT and identity map |
 //!
@@ -34,9 +35,10 @@ pub mod layout;
 mod paging;
 pub mod platform;
 mod reset_vector;
+pub mod smbios;
 mod start_info;
-#[cfg(test)]
-mod test_utils;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod test_utils;
 mod zero_page;
 
 use std::fs::File;
@@ -49,6 +51,7 @@ use kernel::{KernelRange, Protocol};
 pub use cpu::BootCpu;
 pub use kernel::{Entry, Kernel};
 pub use platform::{AcpiHardware, CmosRtc, MmioRange, Platform, RamRange, SerialPort};
+pub use smbios::Smbios;
 
 /// Why a guest cannot be started; the message is for the person who wrote the VM's configuration.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +71,9 @@ pub enum Error {
     /// The ACPI tables cannot describe this machine.
     #[error(transparent)]
     Acpi(#[from] acpi::Error),
+    /// The SMBIOS tables cannot carry a string.
+    #[error(transparent)]
+    Smbios(#[from] smbios::Error),
     /// Guest memory does not have the RAM that [`Platform::ram`] names.
     #[error("writing {what} into guest memory at {address:#x}")]
     Memory {
@@ -135,13 +141,15 @@ struct Plan<'a> {
     kernel_range: KernelRange,
     initrd: Option<(&'a mut File, InitrdRange)>,
     cmdline: &'a str,
-    tables: acpi::Tables,
+    acpi: acpi::Tables,
+    smbios: smbios::Tables,
 }
 
 impl<'a> Plan<'a> {
     fn make(platform: &Platform, payload: Payload<'a>) -> Result<Self, Error> {
         platform.check()?;
-        let tables = acpi::tables(platform)?;
+        let acpi = acpi::tables(platform)?;
+        let smbios = smbios::tables(&platform.smbios)?;
         let kernel = Kernel::read(payload.kernel, payload.entry)?;
         cmdline::check(payload.cmdline, kernel.cmdline_size())?;
         let kernel_range = kernel.place(&platform.ram)?;
@@ -161,7 +169,8 @@ impl<'a> Plan<'a> {
             kernel_range,
             initrd,
             cmdline: payload.cmdline,
-            tables,
+            acpi,
+            smbios,
         })
     }
 
@@ -176,10 +185,11 @@ impl<'a> Plan<'a> {
             None => None,
         };
         cmdline::write(memory, self.cmdline)?;
-        self.tables.write(memory)?;
+        self.acpi.write(memory)?;
+        self.smbios.write(memory)?;
         reset_vector::write(memory, &platform.acpi)?;
 
-        let rsdp = self.tables.rsdp();
+        let rsdp = self.acpi.rsdp();
         let cpu = match self.kernel.protocol(self.kernel_range) {
             Protocol::Linux64 { entry, header } => {
                 let at = self.kernel_range;

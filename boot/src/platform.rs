@@ -2,6 +2,7 @@
 
 use vm_memory::{Address, GuestAddress};
 
+use crate::smbios::Smbios;
 use crate::{e820, layout};
 
 const FOUR_GIB: u64 = 1 << 32;
@@ -29,6 +30,8 @@ pub struct Platform {
     pub pvpanic: Option<u16>,
     /// The registers and interrupt behind ACPI's sleep, reset and power button.
     pub acpi: AcpiHardware,
+    /// What the machine is called, and what is passed on to the guest in strings.
+    pub smbios: Smbios,
 }
 
 /// A range of guest RAM.

@@ -1,8 +1,11 @@
-//! Kernel images and a machine for unit tests.
+//! Kernel images and a machine, for unit tests and fuzz targets.
+//!
+//! A fuzz target calls [`load`](crate::load) with files of any content in [`memory`] of a small [`platform`].
 
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::platform::{AcpiHardware, CmosRtc, MmioRange, Platform, RamRange, SerialPort};
+use crate::smbios::Smbios;
 
 /// A machine with two CPUs and `mib` MiB of RAM at 0.
 pub fn platform(mib: u64) -> Platform {
@@ -38,6 +41,11 @@ pub fn platform(mib: u64) -> Platform {
             reset_value: 1,
             ged_gsi: 5,
         },
+        smbios: Smbios {
+            uuid: uuid::uuid!("00112233-4455-6677-8899-aabbccddeeff"),
+            serial: "test".to_owned(),
+            oem_strings: vec![],
+        },
     }
 }
 
@@ -53,12 +61,17 @@ pub fn memory(platform: &Platform) -> GuestMemoryMmap {
 }
 
 /// A bzImage as a 6.x kernel's build makes it, but for what a test changes; the code is a recognisable pattern.
-#[derive(Clone)]
+///
+/// The fields are those of the setup header (boot.rst, "Details of Header Fields") by their names there, if nothing else
+/// is said.
+#[allow(missing_docs)]
+#[derive(Clone, Debug)]
 pub struct KernelBuilder {
     pub setup_sects: u8,
     /// Protected-mode code in bytes, a multiple of 16.
     pub code: usize,
     pub version: u16,
+    /// The second byte of `jump`, which says where the header ends.
     pub header_jump: u8,
     pub loadflags: u8,
     pub xloadflags: u16,
@@ -100,6 +113,7 @@ impl KernelBuilder {
         (offset % 251) as u8
     }
 
+    /// The image.
     #[allow(clippy::unwrap_used)]
     pub fn build(&self) -> Vec<u8> {
         let sectors = match self.setup_sects {
@@ -137,10 +151,13 @@ impl KernelBuilder {
 /// A segment of an [`ElfBuilder`].
 #[derive(Clone, Debug)]
 pub struct ElfSegment {
+    /// `p_type`.
     pub kind: u32,
+    /// `p_paddr`.
     pub address: u64,
     /// In memory, if it is not the length of `bytes`.
     pub size: Option<u64>,
+    /// In the file.
     pub bytes: Vec<u8>,
 }
 
@@ -148,12 +165,19 @@ pub struct ElfSegment {
 /// what a test changes.
 #[derive(Clone, Debug)]
 pub struct ElfBuilder {
+    /// `EI_CLASS`.
     pub class: u8,
+    /// `EI_DATA`.
     pub data: u8,
+    /// `e_type`.
     pub kind: u16,
+    /// `e_machine`.
     pub machine: u16,
+    /// `e_entry`.
     pub entry: u64,
+    /// `e_phentsize`.
     pub program_header_size: u16,
+    /// With a program header for each.
     pub segments: Vec<ElfSegment>,
 }
 
@@ -198,6 +222,7 @@ impl Default for ElfBuilder {
 }
 
 impl ElfBuilder {
+    /// The file.
     #[allow(clippy::unwrap_used)]
     pub fn build(&self) -> Vec<u8> {
         let count = u16::try_from(self.segments.len()).unwrap();

@@ -9,10 +9,10 @@ use std::{
 
 use minivmm_vmm::{
     VmConfig,
-    config::{Limits, line_about},
+    config::{Limits, default_uuid, line_about},
 };
 
-use crate::failure::Failure;
+use crate::{failure::Failure, machine_id::machine_id};
 
 /// A configuration that is within its limits, with the text that it is from.
 pub struct ConfigFile {
@@ -24,7 +24,7 @@ pub struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// Reads and checks the file at `path`.
+    /// Reads and checks the file at `path`, and gives a VM without UUID the one that it has on this host.
     pub fn read(path: &Path) -> Result<Self, Failure> {
         let name = path.display();
         let text = read_text(path)?;
@@ -32,13 +32,17 @@ impl ConfigFile {
             let line = error.line.map(|n| format!("{n}:")).unwrap_or_default();
             Failure::config(format!("{name}:{line} {}", error.message))
         })?;
-        let file = Self {
+        let mut file = Self {
             path: path.to_owned(),
             text,
             config,
         };
         let valid = file.config.validate();
         valid.map_err(|error| file.located(Failure::config(error)))?;
+        let config = &mut file.config;
+        config
+            .uuid
+            .get_or_insert_with(|| default_uuid(machine_id(), &config.name));
         Ok(file)
     }
 

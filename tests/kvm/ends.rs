@@ -93,6 +93,7 @@ fn tiny_guest_ends(last: Last, expected: i32, said: &str) -> Result<()> {
     let vm = vm.guest(Guest {
         kernel,
         initrd: None,
+        entry: None,
     });
     let mut running = vm.start()?;
     running.wait_for(tiny::LINE)?;

@@ -16,6 +16,8 @@ pub struct Guest {
     pub kernel: PathBuf,
     /// None for a kernel that mounts its root itself.
     pub initrd: Option<PathBuf>,
+    /// `kernel.entry`, if it is given.
+    pub entry: Option<&'static str>,
 }
 
 impl Guest {
@@ -27,12 +29,20 @@ impl Guest {
         Self {
             kernel: directory.join("vmlinuz"),
             initrd: Some(directory.join("initrd")),
+            entry: None,
         }
     }
 
     /// The test guest with the kernel of this name: `6.12-cloud`, …
     pub fn of_kernel(name: &str) -> Result<Self> {
         Ok(Self::new(&environment("MINIVMM_KERNELS")?.join(name)))
+    }
+
+    /// Boots the ELF file that is in the bzImage, by `entry`.
+    pub fn elf(mut self, entry: &'static str) -> Self {
+        self.kernel.set_file_name("vmlinux");
+        self.entry = Some(entry);
+        self
     }
 
     /// Gives the kernel the initramfs no longer.
@@ -45,8 +55,10 @@ impl Guest {
     pub fn toml(&self, cmdline: &str) -> String {
         let initrd = self.initrd.iter();
         let initrd: String = initrd.map(|path| format!("initrd = {path:?}\n")).collect();
+        let entry = self.entry.iter();
+        let entry: String = entry.map(|entry| format!("entry = {entry:?}\n")).collect();
         format!(
-            "[kernel]\npath = {:?}\n{initrd}cmdline = {cmdline:?}\n",
+            "[kernel]\npath = {:?}\n{initrd}cmdline = {cmdline:?}\n{entry}",
             self.kernel
         )
     }

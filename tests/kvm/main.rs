@@ -15,10 +15,12 @@ mod dns;
 mod ends;
 mod errors;
 mod guest;
+mod kernels;
 mod machine;
 mod network;
 mod panics;
 mod plan;
+mod smbios;
 mod tiny;
 mod user;
 mod vm;
@@ -55,9 +57,11 @@ fn main() -> ExitCode {
         depth(&[], debian::LONG),
         dns::TESTS,
         ends::TESTS,
+        kernels::TESTS,
         machine::TESTS,
         panics::TESTS,
         plan::TESTS,
+        smbios::TESTS,
         user::TESTS,
     ]
     .concat();

@@ -102,6 +102,12 @@ impl Vm {
         self
     }
 
+    /// Adds TOML at the beginning of the configuration, where keys of no section are.
+    pub fn top(mut self, text: &str) -> Self {
+        self.head.push_str(text);
+        self
+    }
+
     /// Adds TOML at the end of the configuration.
     pub fn toml(mut self, text: &str) -> Self {
         self.tail.push_str(text);

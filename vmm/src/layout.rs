@@ -94,6 +94,7 @@ pub fn platform(config: &VmConfig) -> Platform {
             century: rtc::CENTURY,
         }),
         pvpanic: Some(PVPANIC.0),
+        smbios: config.smbios(),
     }
 }
 

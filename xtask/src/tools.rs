@@ -24,6 +24,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("bind9-dnsutils", "dig"),
     ("strace", "counting system calls"),
     ("acpica-tools", "iasl reads the ACPI tables in tests"),
+    ("dmidecode", "reads the SMBIOS tables in tests"),
     ("g++", "building libFuzzer"),
     ("libcap-ng-dev", "building virtiofsd"),
     ("libseccomp-dev", "building virtiofsd"),

@@ -9,6 +9,7 @@ mod document;
 mod limits;
 mod schema;
 mod share;
+mod smbios;
 mod toml_text;
 mod validate;
 
@@ -17,9 +18,11 @@ use std::{path::PathBuf, time::Duration};
 use minivmm_net::MacAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 pub use limits::Limits;
 pub use share::{Cache, Ids, OnFailure, Share, ShareProto};
+pub use smbios::{Smbios, default_uuid};
 pub use toml_text::{TomlError, line_about};
 pub use validate::Error;
 
@@ -40,8 +43,20 @@ pub struct VmConfig {
     #[serde(default = "default_mem")]
     #[schemars(range(min = Limits::MEM_MIN, max = Limits::MEM_MAX), extend("x-unit" = "MiB"))]
     pub mem: u32,
+    /// UUID of the VM, in the guest's SMBIOS tables (`/sys/class/dmi/id/product_uuid`). Without one it is made of the
+    /// host's machine id, by a one-way hash, and the name; on a host without machine id, of the name alone.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "smbios::uuid_text"
+    )]
+    #[schemars(schema_with = "schema::uuid")]
+    pub uuid: Option<Uuid>,
     /// What is booted.
     pub kernel: Kernel,
+    /// What the guest finds in its SMBIOS tables, besides the UUID, and the name as the machine's serial number.
+    #[serde(default)]
+    pub smbios: Smbios,
     /// Network interfaces, in the order of their PCI slots.
     #[serde(default)]
     #[schemars(length(max = Limits::INTERFACES))]

@@ -6,6 +6,7 @@
 
 use schemars::{Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::{Limits, VmConfig};
 
@@ -60,6 +61,25 @@ pub(super) fn name(_: &mut SchemaGenerator) -> Schema {
         "type": "string",
         "maxLength": Limits::NAME,
         "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$",
+    })
+}
+
+/// A UUID with hyphens.
+pub(super) fn uuid(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "format": "uuid",
+        "pattern": "^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$",
+        "not": { "enum": [Uuid::nil().to_string(), Uuid::max().to_string()] },
+        "examples": ["01234567-89ab-cdef-0123-456789abcdef"],
+    })
+}
+
+/// Strings that SMBIOS can carry.
+pub(super) fn oem_strings(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "items": { "type": "string", "pattern": r"^[^\x00-\x1f\x7f-\x9f]+$" },
     })
 }
 

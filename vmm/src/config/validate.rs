@@ -85,6 +85,14 @@ pub enum Error {
     /// The command line has characters that cannot be passed on.
     #[error("kernel.cmdline: control characters are not possible in a kernel command line")]
     Cmdline,
+    /// A UUID that means "none".
+    #[error(
+        "uuid: all zeros and all ones mean that there is none: leave it out, or give another (uuidgen makes one)"
+    )]
+    Uuid,
+    /// Strings that the SMBIOS tables cannot carry.
+    #[error("smbios.oem_strings: {0}")]
+    OemStrings(minivmm_boot::smbios::Error),
     /// A PCI slot that is taken or out of range.
     #[error(transparent)]
     Slot(#[from] slots::Error),
@@ -111,6 +119,7 @@ impl VmConfig {
         if self.kernel.cmdline.chars().any(char::is_control) {
             return Err(Error::Cmdline);
         }
+        self.validate_smbios()?;
         self.validate_interfaces()?;
         self.validate_shares()?;
         Slots::assign(self)?;
