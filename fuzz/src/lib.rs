@@ -3,6 +3,8 @@
 //! A target is called thousands of times a second, so it makes everything anew in microseconds and waits for nothing
 //! without a deadline. A panic, an overflow, an assertion of the fake hypervisor and a hang are all findings.
 
+pub mod boot;
+
 use arbitrary::Arbitrary;
 use minivmm_devices::bus::BusDevice;
 
