@@ -11,10 +11,11 @@ use crate::{
 };
 
 mod boot;
+mod elf;
 mod file;
 
 pub fn tests() -> Vec<Test> {
-    [TESTS, boot::TESTS, file::TESTS].concat()
+    [TESTS, boot::TESTS, elf::TESTS, file::TESTS].concat()
 }
 
 const TESTS: &[Test] = &[

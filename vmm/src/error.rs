@@ -29,7 +29,7 @@ pub enum Error {
     #[error("each interface needs a tap and each share a connection")]
     Resources,
     /// The kernel, the initrd, the command line or the tables.
-    #[error(transparent)]
+    #[error("{}{_0}", boot_key(_0))]
     Boot(#[from] minivmm_boot::Error),
     /// Guest memory.
     #[error(transparent)]
@@ -65,6 +65,16 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+}
+
+/// The key that an error of the boot crate, which knows no configuration, is about.
+fn boot_key(error: &minivmm_boot::Error) -> &'static str {
+    match error {
+        minivmm_boot::Error::Kernel(_) => "kernel.path: ",
+        minivmm_boot::Error::Initrd(_) => "kernel.initrd: ",
+        minivmm_boot::Error::Cmdline(_) => "kernel.cmdline: ",
+        _ => "",
+    }
 }
 
 impl Error {
