@@ -54,6 +54,10 @@ pub const TESTS: &[Test] = &[
         run: interrupted_on_a_terminal,
     },
     Test {
+        name: "ends::a_full_output_that_does_not_block_loses_nothing_until_the_end",
+        run: full_output,
+    },
+    Test {
         name: "ends::a_guest_that_does_not_listen_is_ended_at_the_deadline_with_13",
         run: deadline,
     },
@@ -183,6 +187,47 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     ensure!(said.contains("asking the guest to shut down"), "{said}");
     ensure!(said.contains("stopping for poweroff"), "{said}");
     vm.nothing_left()
+}
+
+/// Standard output is a non-blocking pipe that nobody reads until it is full.
+fn full_output() -> Result<()> {
+    const LINES: usize = 1000;
+    let vm = Vm::with_script(&format!(
+        "n=0\nwhile [ $n -lt {LINES} ]; do n=$((n + 1)); printf 'line %099d\\n' $n; done\n"
+    ))?;
+    fs::write(vm.directory().join("test.toml"), vm.config()?)?;
+    let script = format!(
+        "import fcntl, os, struct, subprocess, sys, termios, time
+reader, writer = os.pipe()
+os.set_blocking(writer, False)
+size = fcntl.fcntl(reader, fcntl.F_GETPIPE_SZ)
+vm = subprocess.Popen([{program:?}, 'run', '-c', 'test.toml'], stdout=writer)
+waiting = lambda: struct.unpack('i', fcntl.ioctl(reader, termios.FIONREAD, b'0000'))[0]
+while waiting() < size - 4096 and vm.poll() is None:
+    time.sleep(0.01)
+os.close(writer)
+sys.stdout.buffer.write(open(reader, 'rb').read())
+sys.exit(vm.wait())
+",
+        program = vm::program().display().to_string()
+    );
+    let output = Command::new("python3")
+        .args(["-c", &script])
+        .current_dir(vm.directory())
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let log = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(0), "{}:\n{log}", output.status);
+    let numbers: Vec<usize> = said
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("line ")?.parse().ok())
+        .collect();
+    ensure!(
+        numbers == (1..=LINES).collect::<Vec<_>>(),
+        "{} lines of {LINES}; the log:\n{log}",
+        numbers.len()
+    );
+    Ok(())
 }
 
 /// The process among `processes` with `name` in its command line.
