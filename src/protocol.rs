@@ -25,8 +25,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Bytes of a message at most.
 const MAX_MESSAGE: usize = 128 * 1024;
-/// Descriptors of a message at most: six of the machine, eight taps, eight shares.
-const MAX_FDS: usize = 32;
+/// Descriptors of a message at most: six of the machine, eight taps with eight queues each, eight shares, and some for
+/// what is to come. The kernel's limit is 253 (SCM_MAX_FD).
+const MAX_FDS: usize = 128;
 /// Bytes of a configuration as JSON at most. A file of [`Limits::FILE`](minivmm_vmm::config::Limits::FILE) bytes stays
 /// below: JSON at most doubles a character, and adds the keys with default values.
 const MAX_CONFIG: u64 = 4 << 20;
@@ -46,8 +47,8 @@ pub enum Role {
     Entropy,
     /// Where the guest's console goes.
     Console,
-    /// A tap; in the order of the interfaces.
-    Tap,
+    /// A queue of the tap of the interface with this number; in their order.
+    Tap(u8),
     /// A connection to virtiofsd; in the order of the shares.
     Share,
 }

@@ -1,6 +1,7 @@
 //! The VMM process: runs the guest on the descriptors that the supervisor sent, and opens nothing itself.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io,
     os::{
@@ -137,7 +138,7 @@ fn resources(
     }
     let (mut config, mut kvm, mut kernel, mut initrd) = (None, None, None, None);
     let (mut entropy, mut console) = (None, None);
-    let (mut taps, mut shares) = (Vec::new(), Vec::new());
+    let (mut taps, mut shares) = (BTreeMap::<u8, Vec<OwnedFd>>::new(), Vec::new());
     for (role, fd) in roles.into_iter().zip(fds) {
         match role {
             Role::Config => {
@@ -152,10 +153,14 @@ fn resources(
             Role::Initrd => initrd = Some(File::from(fd)),
             Role::Entropy => entropy = Some(File::from(fd)),
             Role::Console => console = Some(File::from(fd)),
-            Role::Tap => taps.push(Tap::from_fd(fd).map_err(|e| (Blame::Vmm, e.to_string()))?),
+            Role::Tap(interface) => taps.entry(interface).or_default().push(fd),
             Role::Share => shares.push(UnixStream::from(fd)),
         }
     }
+    let taps = taps
+        .into_values()
+        .map(|queues| Tap::from_fds(queues).map_err(|error| (Blame::Vmm, error.to_string())))
+        .collect::<Result<_, _>>()?;
     let config = config.ok_or_else(|| wrong("a configuration"))?;
     let resources = Resources {
         kvm: kvm.ok_or_else(|| wrong("KVM"))?,

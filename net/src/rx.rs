@@ -1,6 +1,6 @@
-//! From the tap to the guest: receiveq1 (virtio 1.3, 5.1.6.4).
+//! From the tap to the guest: a receive queue (virtio 1.3, 5.1.6.4).
 
-use std::io;
+use std::{fs::File, io, sync::Arc};
 
 use minivmm_devices::{
     GuestMemory,
@@ -9,54 +9,64 @@ use minivmm_devices::{
         queue::{BrokenRing, Chain},
     },
 };
+use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 
 use crate::{
-    HEADER,
-    device::{BUDGET, Counters},
-    tap::Tap,
-    vectored::Vectors,
+    FRAME_MAX, HEADER,
+    counters::Counters,
+    features::Features,
+    pair::BUDGET,
+    pool::{Frame, Pool},
 };
-
-/// The header of a frame without offloads: no flags, no segmentation, and `num_buffers` 1, which is the
-/// last field (5.1.6.4.1).
-const PLAIN: [u8; HEADER] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
 /// Why a turn has ended.
 pub(crate) enum Turn {
     /// The tap is empty, or it is the others' turn; it says when there is more.
     Over,
-    /// The driver has no buffer; it will notify.
+    /// The driver has too few buffers; it will notify.
     NoBuffer,
     /// The tap does not work any more.
     Gone(io::Error),
 }
 
-/// The receiving half of the worker.
+/// The receiving half of a pair.
 pub(crate) struct Receiver {
     pub(crate) queue: ActiveQueue,
+    features: Features,
     chain: Chain,
-    vectors: Vectors,
+    pool: Pool,
+    /// There was room for the largest frame once, so a driver that has less now will add to it.
+    ample: bool,
+}
+
+/// What there is to read into.
+enum Room {
+    /// As much as can be.
+    Full,
+    /// All that the driver has; it will notify when it adds to that, or we ourselves will.
+    Short,
 }
 
 impl Receiver {
-    pub(crate) fn new(queue: ActiveQueue) -> Self {
+    pub(crate) fn new(queue: ActiveQueue, features: Features, memory: Arc<GuestMemory>) -> Self {
         Self {
             queue,
+            features,
             chain: Chain::new(),
-            vectors: Vectors::default(),
+            pool: Pool::new(memory),
+            ample: false,
         }
     }
 
     /// Moves frames until there are none, no buffers, or as many as a turn has; then interrupts once.
     pub(crate) fn turn(
         &mut self,
-        tap: &Tap,
+        tap: &File,
         memory: &GuestMemory,
         counters: &Counters,
     ) -> Result<Turn, BrokenRing> {
         let turn = self.receive(tap, memory, counters)?;
-        let queue = &mut self.queue.queue;
-        if queue.needs_interrupt(memory)? {
+        if self.queue.queue.needs_interrupt(memory)? {
             self.queue.interrupt.signal();
         }
         Ok(turn)
@@ -64,53 +74,74 @@ impl Receiver {
 
     fn receive(
         &mut self,
-        tap: &Tap,
+        tap: &File,
         memory: &GuestMemory,
         counters: &Counters,
     ) -> Result<Turn, BrokenRing> {
-        let Self {
-            queue: ActiveQueue { queue, .. },
-            chain,
-            vectors,
-        } = self;
         // While the tap is watched, buffers are looked for when a frame comes.
-        queue.disable_notification(memory)?;
+        self.queue.queue.disable_notification(memory)?;
         for _ in 0..BUDGET {
-            if !queue.pop(memory, chain)? {
-                if queue.enable_notification(memory)? {
-                    continue;
-                }
-                return Ok(Turn::NoBuffer);
+            match self.fill(memory)? {
+                Room::Full => {}
+                // A driver that never had more must do with small frames.
+                Room::Short if self.pool.is_empty() || self.ample => return Ok(Turn::NoBuffer),
+                Room::Short => {}
             }
-            let room = chain.writable_len();
-            if room < HEADER {
-                // It can hold no frame, ever: back to the driver with it.
-                queue.push_used(memory, chain.head(), 0)?;
-                continue;
-            }
-            // The tap gives no sign of having cut a frame: one byte more than there is room for is one.
-            let mut over = [0];
-            match vectors.read(tap.file(), chain.writable_slices(memory), &mut over) {
-                Ok(n) if (HEADER..=room).contains(&n) => {
-                    chain.write_at(memory, 0, &PLAIN);
-                    let written = u32::try_from(n).unwrap_or(u32::MAX);
-                    queue.push_used(memory, chain.head(), written)?;
-                    counters.received();
-                }
-                Ok(_) => {
-                    queue.undo_pop();
-                    counters.rx_dropped();
-                }
-                Err(error) => {
-                    queue.undo_pop();
-                    match error.kind() {
-                        io::ErrorKind::Interrupted => {}
-                        io::ErrorKind::WouldBlock => return Ok(Turn::Over),
-                        _ => return Ok(Turn::Gone(error)),
+            match self.pool.read(tap) {
+                Ok(Frame::Whole(len, header)) => {
+                    let buffers = self.pool.chains_of(len);
+                    match header.of_host(buffers, self.features) {
+                        Some(header) => {
+                            let queue = &mut self.queue.queue;
+                            let used = |head, written| queue.write_used(memory, head, written);
+                            self.pool.take(len, header, used)?;
+                            // The driver sees all buffers of a frame at once (5.1.6.4).
+                            queue.publish_used(memory)?;
+                            counters.received();
+                        }
+                        None => counters.rx_dropped(),
                     }
                 }
+                Ok(Frame::Cut) => counters.rx_dropped(),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::WouldBlock => return Ok(Turn::Over),
+                    _ => return Ok(Turn::Gone(error)),
+                },
             }
         }
         Ok(Turn::Over)
+    }
+
+    /// Takes chains until the largest frame fits, or, without mergeable buffers, the next one.
+    fn fill(&mut self, memory: &GuestMemory) -> Result<Room, BrokenRing> {
+        let mergeable = self.features.has(VIRTIO_NET_F_MRG_RXBUF);
+        // A driver that adds useless buffers as fast as they go back must not keep the thread from its other events.
+        for _ in 0..=self.queue.queue.layout().size {
+            let full = match mergeable {
+                true => self.pool.room() >= HEADER + FRAME_MAX,
+                false => !self.pool.is_empty(),
+            };
+            if full {
+                self.ample = mergeable;
+                return Ok(Room::Full);
+            }
+            let queue = &mut self.queue.queue;
+            if !queue.pop(memory, &mut self.chain)? {
+                if queue.enable_notification(memory)? {
+                    continue;
+                }
+                return Ok(Room::Short);
+            }
+            if self.chain.writable_len() < HEADER {
+                // It can hold no frame, ever: back to the driver with it.
+                queue.push_used(memory, self.chain.head(), 0)?;
+            } else if !self.pool.add(&self.chain) {
+                queue.undo_pop();
+                return Ok(Room::Full);
+            }
+        }
+        let _ = self.queue.notify.write(1);
+        Ok(Room::Short)
     }
 }

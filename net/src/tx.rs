@@ -1,6 +1,6 @@
-//! From the guest to the tap: transmitq1 (virtio 1.3, 5.1.6.2).
+//! From the guest to the tap: a transmit queue (virtio 1.3, 5.1.6.2).
 
-use std::{io, ops::RangeInclusive};
+use std::{fs::File, io};
 
 use minivmm_devices::{
     GuestMemory,
@@ -12,31 +12,23 @@ use minivmm_devices::{
 use vm_memory::VolatileSlice;
 
 use crate::{
-    HEADER,
-    device::{BUDGET, Counters},
-    tap::Tap,
-    vectored::Vectors,
+    FRAME_MAX, FRAME_MIN, HEADER, counters::Counters, features::Features, header::Header,
+    pair::BUDGET, vectored::Vectors,
 };
 
-/// Bytes of a frame with its header: from an empty Ethernet frame to the largest IP packet
-/// (5.1.6.3.1 counts 65562 too).
-const FRAME: RangeInclusive<usize> = HEADER + 14..=HEADER + 65550;
-
-/// What the kernel gets instead of the guest's header: without negotiated offloads every field is zero
-/// (5.1.6.2.1), and a guest that writes something else is not to reach the kernel's segmentation.
-const PLAIN: [u8; HEADER] = [0; HEADER];
-
-/// The sending half of the worker.
+/// The sending half of a pair.
 pub(crate) struct Sender {
     pub(crate) queue: ActiveQueue,
+    features: Features,
     chain: Chain,
     vectors: Vectors,
 }
 
 impl Sender {
-    pub(crate) fn new(queue: ActiveQueue) -> Self {
+    pub(crate) fn new(queue: ActiveQueue, features: Features) -> Self {
         Self {
             queue,
+            features,
             chain: Chain::new(),
             vectors: Vectors::default(),
         }
@@ -50,7 +42,7 @@ impl Sender {
     /// by the host's network stack.
     pub(crate) fn turn(
         &mut self,
-        tap: Option<&Tap>,
+        tap: Option<&File>,
         memory: &GuestMemory,
         counters: &Counters,
     ) -> Result<Option<io::Error>, BrokenRing> {
@@ -64,12 +56,13 @@ impl Sender {
 
     fn send(
         &mut self,
-        mut tap: Option<&Tap>,
+        mut tap: Option<&File>,
         memory: &GuestMemory,
         counters: &Counters,
     ) -> Result<Option<io::Error>, BrokenRing> {
         let Self {
             queue: ActiveQueue { queue, notify, .. },
+            features,
             chain,
             vectors,
         } = self;
@@ -82,10 +75,9 @@ impl Sender {
                 }
                 return Ok(gone);
             }
-            let sent = match tap {
-                Some(tap) if FRAME.contains(&chain.readable_len()) => {
-                    let frame = after_header(chain.readable_slices(memory));
-                    vectors.write(tap.file(), &PLAIN, frame)
+            let sent = match (tap, header(chain, memory, *features)) {
+                (Some(tap), Some(header)) => {
+                    vectors.write(tap, &header.0, after_header(chain.readable_slices(memory)))
                 }
                 _ => Err(io::ErrorKind::InvalidData.into()),
             };
@@ -105,6 +97,18 @@ impl Sender {
         let _ = notify.write(1);
         Ok(gone)
     }
+}
+
+/// What goes before the frame in place of the guest's header; None if the frame goes nowhere. The header is read once,
+/// so the guest cannot change what was found good.
+fn header(chain: &Chain, memory: &GuestMemory, features: Features) -> Option<Header> {
+    let len = chain.readable_len().checked_sub(HEADER)?;
+    if !(FRAME_MIN..=FRAME_MAX).contains(&len) {
+        return None;
+    }
+    let mut header = Header::default();
+    chain.read_at(memory, 0, &mut header.0);
+    header.of_guest(len, features)
 }
 
 /// Without the first [`HEADER`] bytes, wherever the guest has put the borders between its buffers: a device

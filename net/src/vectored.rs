@@ -1,4 +1,4 @@
-//! Vectored input and output straight to and from guest memory.
+//! Vectored output straight from guest memory.
 #![allow(unsafe_code)]
 
 use std::{fs::File, io, os::fd::AsRawFd};
@@ -17,26 +17,6 @@ pub(crate) struct Vectors(Vec<iovec>);
 unsafe impl Send for Vectors {}
 
 impl Vectors {
-    /// Reads into `slices` and, when they are full, into `rest`; gives the bytes read into both.
-    pub(crate) fn read<'a>(
-        &mut self,
-        file: &File,
-        slices: impl Iterator<Item = VolatileSlice<'a>>,
-        rest: &mut [u8],
-    ) -> io::Result<usize> {
-        self.0.clear();
-        self.extend(slices);
-        self.0.push(iovec {
-            iov_base: rest.as_mut_ptr().cast(),
-            iov_len: rest.len(),
-        });
-        let count = self.count()?;
-        // SAFETY: the slices are mapped guest memory for as long as their lifetime, which outlasts this
-        // call, and the last piece is exclusively ours. Others may write guest memory meanwhile, which
-        // is why nothing here has a reference to it.
-        check(unsafe { libc::readv(file.as_raw_fd(), self.0.as_ptr(), count) })
-    }
-
     /// Writes `head`, then `slices`; gives the bytes written.
     pub(crate) fn write<'a>(
         &mut self,
@@ -51,7 +31,9 @@ impl Vectors {
         });
         self.extend(slices);
         let count = self.count()?;
-        // SAFETY: as for reading; writev only reads its pieces, so that `head` is shared is right.
+        // SAFETY: the slices are mapped guest memory for as long as their lifetime, which outlasts this
+        // call, and writev only reads its pieces, so that `head` is shared is right. Others may write guest
+        // memory meanwhile, which is why nothing here has a reference to it.
         check(unsafe { libc::writev(file.as_raw_fd(), self.0.as_ptr(), count) })
     }
 

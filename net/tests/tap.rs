@@ -7,12 +7,13 @@ use std::{
     fs::File,
     os::fd::OwnedFd,
     path::Path,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 use common::{in_namespace, ip};
-use minivmm_net::{Tap, TapError};
+use minivmm_net::{Tap, TapError, TapOptions};
 use rustix::{
     fs::{CWD, FileType, Mode, makedev, mknodat},
     mount::{MountFlags, mount},
@@ -20,8 +21,16 @@ use rustix::{
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
+fn open(name: &str) -> Result<Tap, TapError> {
+    Tap::open(name, &TapOptions::default())
+}
+
 fn refused(name: &str) -> TapError {
-    match Tap::open(name) {
+    refused_as(name, &TapOptions::default())
+}
+
+fn refused_as(name: &str, options: &TapOptions) -> TapError {
+    match Tap::open(name, options) {
         Ok(_) => panic!("{name} was opened"),
         Err(error) => {
             let text = error.to_string();
@@ -40,7 +49,7 @@ fn refused(name: &str) -> TapError {
 fn is_free_soon(name: &str) -> bool {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        match Tap::open(name) {
+        match open(name) {
             Ok(_) => return true,
             Err(TapError::Busy { .. }) if Instant::now() < deadline => thread::yield_now(),
             Err(error) => panic!("{error}"),
@@ -80,9 +89,9 @@ fn become_user() {
 fn an_existing_tap_is_opened_and_handed_on() {
     in_namespace(|| {
         ip("tuntap add dev vm-a mode tap");
-        let tap = Tap::open("vm-a").unwrap();
+        let tap = open("vm-a").unwrap();
         assert_eq!(tap.name(), "vm-a");
-        let tap = Tap::from_fd(OwnedFd::from(tap)).unwrap();
+        let tap = Tap::from_fds(tap.into()).unwrap();
         assert_eq!(tap.name(), "vm-a");
     });
 }
@@ -93,13 +102,11 @@ fn a_missing_tap_is_named_and_not_made() {
         let error = refused("vm-adguard");
         assert_eq!(
             error.to_string(),
-            "tap `vm-adguard` does not exist: make it with `ip tuntap add dev vm-adguard mode tap`"
+            "tap `vm-adguard` does not exist: \
+             make it with `ip tuntap add dev vm-adguard mode tap`, or say create = true"
         );
         assert!(!error.is_host_unable());
-        // The kernel would take this for a pattern.
-        assert!(matches!(refused("vm%d"), TapError::Missing { .. }));
         assert!(!Path::new("/sys/class/net/vm-adguard").exists());
-        assert!(!Path::new("/sys/class/net/vm0").exists());
     });
 }
 
@@ -107,7 +114,7 @@ fn a_missing_tap_is_named_and_not_made() {
 fn a_tap_in_use_is_busy() {
     in_namespace(|| {
         ip("tuntap add dev vm-a mode tap");
-        let tap = Tap::open("vm-a").unwrap();
+        let tap = open("vm-a").unwrap();
         let error = refused("vm-a");
         assert!(matches!(error, TapError::Busy { .. }) && !error.is_host_unable());
         drop(tap);
@@ -119,7 +126,7 @@ fn a_tap_in_use_is_busy() {
 fn a_tap_with_many_queues_is_opened_and_then_busy_too() {
     in_namespace(|| {
         ip("tuntap add dev vm-a mode tap multi_queue");
-        let tap = Tap::open("vm-a").unwrap();
+        let tap = open("vm-a").unwrap();
         assert!(matches!(refused("vm-a"), TapError::Busy { .. }));
         drop(tap);
         assert!(is_free_soon("vm-a"));
@@ -147,7 +154,7 @@ fn somebody_elses_tap_says_how_to_make_ones_own() {
         become_user();
         let error = refused("vm-a");
         assert!(matches!(error, TapError::NotOwner { .. }) && !error.is_host_unable());
-        Tap::open("vm-b").unwrap();
+        open("vm-b").unwrap();
     });
 }
 
@@ -165,8 +172,143 @@ fn a_missing_or_forbidden_driver_is_the_hosts_matter() {
     });
 }
 
+/// What `ip` says of a link.
+fn link(name: &str) -> String {
+    let output = Command::new("ip")
+        .args(["-d", "link", "show", name])
+        .output();
+    String::from_utf8(output.unwrap().stdout).unwrap()
+}
+
+fn wanted(create: bool, bridge: Option<&str>) -> TapOptions {
+    TapOptions {
+        create,
+        bridge: bridge.map(str::to_owned),
+        ..Default::default()
+    }
+}
+
 #[test]
-fn a_descriptor_of_something_else_is_refused() {
-    let null = File::open("/dev/null").unwrap();
-    assert!(Tap::from_fd(null.into()).is_err());
+fn a_tap_is_made_put_into_its_bridge_and_goes_with_its_descriptors() {
+    in_namespace(|| {
+        ip("link add br-a mtu 9000 type bridge");
+        for queues in [1, 3] {
+            let options = TapOptions {
+                queues,
+                mtu: Some(9000),
+                ..wanted(true, Some("br-a"))
+            };
+            let tap = Tap::open("vm-a", &options).unwrap();
+            assert!(tap.is_made() && tap.queue_count() == queues);
+            let text = link("vm-a");
+            for word in ["mtu 9000", "master br-a", ",UP", "vnet_hdr on"] {
+                assert!(text.contains(word), "no `{word}` in {text}");
+            }
+            assert_eq!(
+                text.contains("multi_queue numqueues 3"),
+                queues > 1,
+                "{text}"
+            );
+            drop(tap);
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while Path::new("/sys/class/net/vm-a").exists() {
+                assert!(Instant::now() < deadline, "the tap stays");
+                thread::yield_now();
+            }
+        }
+    });
+}
+
+#[test]
+fn an_existing_tap_is_put_into_its_bridge_once_and_into_no_other() {
+    in_namespace(|| {
+        ip("link add br-a type bridge");
+        ip("link add br-b type bridge");
+        ip("tuntap add dev vm-a mode tap");
+        for _ in 0..2 {
+            let tap = Tap::open("vm-a", &wanted(true, Some("br-a"))).unwrap();
+            assert!(!tap.is_made() && link("vm-a").contains("master br-a"));
+            drop(tap);
+            assert!(is_free_soon("vm-a"));
+        }
+        let error = refused_as("vm-a", &wanted(false, Some("br-b")));
+        assert!(matches!(error, TapError::OtherBridge { .. }), "{error}");
+        assert!(is_free_soon("vm-a"));
+        assert!(link("vm-a").contains("master br-a"));
+    });
+}
+
+#[test]
+fn a_bridge_that_is_none_is_found_before_a_tap_is_made() {
+    in_namespace(|| {
+        let error = refused_as("vm-a", &wanted(true, Some("br-a")));
+        assert!(matches!(error, TapError::NoBridge { .. }) && error.key() == "bridge");
+        let error = refused_as("vm-a", &wanted(true, Some("lo")));
+        assert!(matches!(error, TapError::NotABridge { .. }));
+        assert!(link("vm-a").is_empty());
+    });
+}
+
+#[test]
+fn who_may_not_make_a_tap_is_told_the_command() {
+    in_namespace(|| {
+        ip("link add br-a type bridge");
+        ip("tuntap add dev vm-b mode tap user 65534");
+        make_tun(0o666);
+        become_user();
+        let options = TapOptions {
+            queues: 2,
+            ..wanted(true, None)
+        };
+        let text = refused_as("vm-a", &options).to_string();
+        assert!(
+            text.contains("`ip tuntap add dev vm-a mode tap multi_queue`"),
+            "{text}"
+        );
+        let text = refused_as("vm-b", &wanted(false, Some("br-a"))).to_string();
+        assert!(text.contains("`ip link set vm-b master br-a`"), "{text}");
+    });
+}
+
+#[test]
+fn a_tap_with_one_queue_is_not_taken_for_several() {
+    in_namespace(|| {
+        ip("tuntap add dev vm-a mode tap");
+        let options = TapOptions {
+            queues: 2,
+            ..Default::default()
+        };
+        let error = refused_as("vm-a", &options);
+        assert!(matches!(error, TapError::OneQueue { .. }) && error.key() == "queues");
+        assert!(error.to_string().contains("multi_queue"), "{error}");
+        ip("tuntap del dev vm-a mode tap");
+        ip("tuntap add dev vm-a mode tap multi_queue");
+        let tap = Tap::open("vm-a", &options).unwrap();
+        assert_eq!(tap.queue_count(), 2);
+        // Somebody else who has it open already.
+        assert!(matches!(
+            refused_as("vm-a", &options),
+            TapError::Busy { .. }
+        ));
+    });
+}
+
+#[test]
+fn descriptors_of_something_else_are_refused() {
+    let refused = |fds: Vec<OwnedFd>| match Tap::from_fds(fds) {
+        Ok(tap) => panic!("{tap:?}"),
+        Err(error) => error.to_string(),
+    };
+    let file = |path| File::options().read(true).write(true).open(path).unwrap();
+    let text = refused(vec![file("/dev/null").into()]);
+    assert!(text.contains("another kind of file"), "{text}");
+    in_namespace(|| {
+        let text = refused(vec![file("/dev/net/tun").into()]);
+        assert!(text.contains("attached to no interface"), "{text}");
+        ip("tuntap add dev vm-a mode tap");
+        ip("tuntap add dev vm-b mode tap");
+        let both = [open("vm-a").unwrap(), open("vm-b").unwrap()];
+        let text = refused(both.into_iter().flat_map(Vec::<OwnedFd>::from).collect());
+        assert!(text.contains("`vm-b`") && text.contains("`vm-a`"), "{text}");
+    });
 }

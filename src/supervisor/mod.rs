@@ -7,6 +7,7 @@
 
 mod backends;
 mod external;
+mod inherited;
 mod opened;
 mod restarts;
 mod session;
@@ -14,6 +15,7 @@ mod shares;
 mod signals;
 mod spawn;
 mod stop;
+mod taps;
 
 use std::time::Instant;
 

@@ -13,9 +13,9 @@ use std::{
 use minivmm_boot::{Payload, Placement};
 use minivmm_fs::{Program, program};
 use minivmm_net::Tap;
-use minivmm_vmm::{Blame, VmConfig, cmdline, host, kvm, layout};
+use minivmm_vmm::{VmConfig, cmdline, host, kvm, layout};
 
-use super::shares;
+use super::{shares, taps};
 use crate::failure::{Failure, with_causes};
 
 /// What a VM works on.
@@ -40,21 +40,11 @@ pub struct Opened {
 impl Opened {
     /// Opens what `config` names; the first thing that is missing is the error.
     pub fn open(config: &VmConfig) -> Result<Self, Failure> {
+        // Before anything else is opened, which could be mistaken for a descriptor that was handed in.
+        let inherited = taps::inherited(config)?;
         let Checked { kernel, initrd, .. } = Self::check(config)?;
         let virtiofsd = virtiofsd(config).transpose().map_err(Failure::host)?;
-        let taps = config
-            .interfaces
-            .iter()
-            .map(|interface| {
-                Tap::open(&interface.id).map_err(|error| {
-                    let blame = match error.is_host_unable() {
-                        true => Blame::Host,
-                        false => Blame::Config,
-                    };
-                    Failure::new(blame, format!("interfaces.id: {error}"))
-                })
-            })
-            .collect::<Result<_, _>>()?;
+        let taps = taps::open(config, inherited)?;
         let entropy = File::open("/dev/urandom")
             .map_err(|error| Failure::host(format!("/dev/urandom: {error}")))?;
         let console = io::stdout()

@@ -324,9 +324,11 @@ fn send_start(
         roles.push(Role::Initrd);
         fds.push(initrd.as_fd());
     }
-    for tap in &opened.taps {
-        roles.push(Role::Tap);
-        fds.push(tap.as_fd());
+    for (interface, tap) in (0..).zip(&opened.taps) {
+        for queue in tap.fds() {
+            roles.push(Role::Tap(interface));
+            fds.push(queue);
+        }
     }
     for share in shares {
         roles.push(Role::Share);

@@ -13,9 +13,10 @@ use crate::{
 mod boot;
 mod elf;
 mod file;
+mod tap;
 
 pub fn tests() -> Vec<Test> {
-    [TESTS, boot::TESTS, elf::TESTS, file::TESTS].concat()
+    [TESTS, boot::TESTS, elf::TESTS, file::TESTS, tap::TESTS].concat()
 }
 
 const TESTS: &[Test] = &[

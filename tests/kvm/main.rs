@@ -17,6 +17,7 @@ mod errors;
 mod guest;
 mod kernels;
 mod machine;
+mod net;
 mod network;
 mod panics;
 mod plan;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         plan::TESTS,
         smbios::TESTS,
         user::TESTS,
+        net::TESTS,
     ]
     .concat();
     let mut trials: Vec<Trial> = guests

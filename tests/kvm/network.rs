@@ -1,6 +1,6 @@
 //! Two network namespaces of a test's own: the host's, with a bridge and the VM's tap, and a client's.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::vm;
 
@@ -66,6 +66,30 @@ impl Network {
         ])?;
         vm::run(["ip", "-n", client, "link", "set", "veth1", "up"])?;
         Ok(network)
+    }
+
+    /// Sets the MTU of everything between the VM's tap and the client.
+    pub fn set_mtu(&self, mtu: u16) -> Result<()> {
+        let mtu = mtu.to_string();
+        for (namespace, links) in [
+            (&self.host, &["br0", "veth0", "vm0"][..]),
+            (&self.client, &["veth1"]),
+        ] {
+            for link in links {
+                vm::run(["ip", "-n", namespace, "link", "set", link, "mtu", &mtu])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails if the host has an interface of that name.
+    pub fn has_no_link(&self, name: &str) -> Result<()> {
+        let links = vm::run(["ip", "-o", "-n", &self.host, "link", "show"])?;
+        ensure!(
+            !links.contains(&format!(" {name}: ")),
+            "left behind: {links}"
+        );
+        Ok(())
     }
 
     /// The interface's part of a configuration.

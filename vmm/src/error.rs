@@ -26,7 +26,7 @@ pub enum Error {
     #[error(transparent)]
     Host(#[from] host::Error),
     /// Not as many taps and connections as the configuration has interfaces and shares.
-    #[error("each interface needs a tap and each share a connection")]
+    #[error("each interface needs a tap with a queue for each pair, and each share a connection")]
     Resources,
     /// The kernel, the initrd, the command line or the tables.
     #[error("{}{_0}", boot_key(_0))]

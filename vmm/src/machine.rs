@@ -20,7 +20,7 @@ use minivmm_devices::{
     virtio::{VirtioDevice, pci::VirtioPci, rng::Rng},
 };
 use minivmm_fs::{FsDevice, Tag};
-use minivmm_net::{NetDevice, Tap};
+use minivmm_net::{NetDevice, NetOptions, Tap};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::{
@@ -48,7 +48,7 @@ pub struct Resources {
     pub initrd: Option<File>,
     /// `/dev/urandom`, for the guest's entropy device.
     pub entropy: File,
-    /// A tap for each of [`VmConfig::interfaces`].
+    /// A tap for each of [`VmConfig::interfaces`], with as many queues as that has pairs.
     pub taps: Vec<Tap>,
     /// A connection to a virtiofsd for each of [`VmConfig::shares`].
     pub shares: Vec<UnixStream>,
@@ -94,7 +94,10 @@ impl Machine {
             on_share_lost,
             console: output,
         } = resources;
-        if taps.len() != config.interfaces.len() || shares.len() != config.shares.len() {
+        let queues = taps.iter().map(Tap::queue_count);
+        if !queues.eq(config.interfaces.iter().map(|i| i.pairs()))
+            || shares.len() != config.shares.len()
+        {
             return Err(Error::Resources);
         }
 
@@ -190,7 +193,12 @@ impl VirtioDevices<'_> {
         let slots = Slots::assign(config).map_err(crate::config::Error::Slot)?;
         self.add("rng", crate::slots::RNG, Box::new(Rng::new(entropy)))?;
         for ((interface, tap), slot) in config.interfaces.iter().zip(taps).zip(slots.interfaces) {
-            let device = NetDevice::new(tap, interface.mac);
+            let options = NetOptions {
+                mac: interface.mac,
+                mtu: interface.mtu,
+                offload: interface.offload,
+            };
+            let device = NetDevice::new(tap, options);
             self.add(&interface.id, slot, Box::new(device))?;
         }
         for ((share, stream), slot) in config.shares.iter().zip(shares).zip(slots.shares) {

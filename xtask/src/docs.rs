@@ -105,6 +105,9 @@ fn kind(value: &Value) -> String {
     if value["type"] == "array" {
         return format!("list of: {}", kind(&value["items"]));
     }
+    if let Some(choices) = value["anyOf"].as_array() {
+        return choices.iter().map(kind).collect::<Vec<_>>().join(" or ");
+    }
     let kind = match (value["type"].as_str(), value["format"].as_str()) {
         (_, Some("ipv4")) => "IPv4 address",
         (_, Some("uuid")) => "UUID",

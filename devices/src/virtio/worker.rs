@@ -16,8 +16,9 @@ use super::VirtioDevice;
 /// Token of the stop event; a [`Handler`]'s own tokens are below it.
 const STOP: u32 = u32::MAX;
 
-/// What a device does on its worker thread.
-pub trait Handler: Send + 'static {
+/// What a device does on its worker thread. `T` is what it gives back in the end: the device, or nothing for a
+/// further thread of a device that has several.
+pub trait Handler<T = Box<dyn VirtioDevice>>: Send + 'static {
     /// Runs first, on the worker thread: registers its eventfds with tokens of its choice below
     /// `u32::MAX` and may talk to a back end.
     fn start(&mut self, ops: &mut EventOps);
@@ -26,16 +27,16 @@ pub trait Handler: Send + 'static {
     fn process(&mut self, events: Events, ops: &mut EventOps);
 
     /// Ends the work and gives the device back, ready for another activation.
-    fn stop(self: Box<Self>) -> Box<dyn VirtioDevice>;
+    fn stop(self: Box<Self>) -> T;
 }
 
-struct Loop {
-    handler: Box<dyn Handler>,
+struct Loop<T> {
+    handler: Box<dyn Handler<T>>,
     stop: EventFd,
     stopped: bool,
 }
 
-impl MutEventSubscriber for Loop {
+impl<T: 'static> MutEventSubscriber for Loop<T> {
     fn init(&mut self, ops: &mut EventOps) {
         if let Err(error) = ops.add(Events::with_data(&self.stop, STOP, EventSet::IN)) {
             // Without its stop event the thread could not be ended: do not begin.
@@ -57,11 +58,11 @@ impl MutEventSubscriber for Loop {
 
 /// A running device worker. Dropping it asks it to end.
 #[derive(Debug)]
-pub struct Worker {
+pub struct Worker<T = Box<dyn VirtioDevice>> {
     stop: StopEvent,
     /// Never receives: its other end is dropped when the thread ends.
     ended: mpsc::Receiver<Infallible>,
-    thread: JoinHandle<Option<Box<dyn VirtioDevice>>>,
+    thread: JoinHandle<Option<T>>,
 }
 
 #[derive(Debug)]
@@ -80,9 +81,9 @@ impl Drop for StopEvent {
     }
 }
 
-impl Worker {
+impl<T: Send + 'static> Worker<T> {
     /// Starts `handler` on a thread called `name` (15 bytes are visible to the system).
-    pub fn spawn(name: &str, handler: Box<dyn Handler>) -> io::Result<Self> {
+    pub fn spawn(name: &str, handler: Box<dyn Handler<T>>) -> io::Result<Self> {
         let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let seen = stop.try_clone()?;
         let (alive, ended) = mpsc::channel();
@@ -131,7 +132,7 @@ impl Worker {
     }
 
     /// Waits for the worker's end and gives the device back; `None` if the worker failed.
-    pub fn join(self) -> Option<Box<dyn VirtioDevice>> {
+    pub fn join(self) -> Option<T> {
         self.thread.join().ok().flatten()
     }
 }

@@ -19,8 +19,11 @@ use minivmm_devices::{
         Worker,
     },
 };
-use minivmm_net::{Counters, MacAddr, NetDevice, Tap};
-use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1};
+use minivmm_net::{Counters, MacAddr, NetDevice, NetOptions, Tap, TapOptions};
+use virtio_bindings::{
+    virtio_config::{VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1},
+    virtio_ring::VIRTIO_RING_F_EVENT_IDX,
+};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -40,6 +43,17 @@ pub const TABLE: u64 = 0x3_0000;
 pub const RX_BUFFERS: u64 = 0x4_0000;
 pub const TX_BUFFERS: u64 = 0x10_0000;
 pub const MEMORY: usize = 0x20_0000;
+/// Rings of further queues, 64 KiB apart.
+pub const MORE_RINGS: u64 = 0x18_0000;
+
+/// The options of a card without any.
+pub fn plain() -> NetOptions {
+    NetOptions {
+        mac: MAC.parse().unwrap(),
+        mtu: None,
+        offload: true,
+    }
+}
 
 /// The host's side: a tap with an address, and a socket that speaks to the guest's.
 pub struct Host {
@@ -51,10 +65,19 @@ pub struct Host {
 
 impl Host {
     pub fn new() -> (Self, Tap) {
+        Self::with_queues(1)
+    }
+
+    pub fn with_queues(queues: usize) -> (Self, Tap) {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("vm-{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        ip(&format!("tuntap add dev {name} mode tap"));
-        let tap = Tap::open(&name).unwrap();
+        let kind = if queues > 1 { " multi_queue" } else { "" };
+        ip(&format!("tuntap add dev {name} mode tap{kind}"));
+        let options = TapOptions {
+            queues,
+            ..Default::default()
+        };
+        let tap = Tap::open(&name, &options).unwrap();
         ip(&format!("link set {name} mtu 9000 up"));
         ip(&format!("address add {HOST}/24 dev {name}"));
         ip(&format!("neighbour add 192.0.2.2 lladdr {MAC} dev {name}"));
@@ -71,7 +94,7 @@ impl Host {
     }
 
     pub fn receive(&self) -> Vec<u8> {
-        let mut buffer = [0; 0x1000];
+        let mut buffer = vec![0; 0x1_0000];
         let (n, from) = self.socket.recv_from(&mut buffer).unwrap();
         assert_eq!(from.to_string(), format!("192.0.2.2:{PORT}"));
         buffer[..n].to_vec()
@@ -118,10 +141,14 @@ impl Side {
         }
     }
 
-    pub fn active(&self, index: u16) -> ActiveQueue {
+    pub fn active(&self, index: u16, features: u64) -> ActiveQueue {
+        let queue = match features >> VIRTIO_RING_F_EVENT_IDX & 1 {
+            0 => self.driver.queue(),
+            _ => self.driver.queue_with_event_idx(),
+        };
         ActiveQueue {
             index,
-            queue: self.driver.queue(),
+            queue,
             notify: self.notify.try_clone().unwrap(),
             interrupt: QueueInterrupt::new(Some(self.call.clone())),
         }
@@ -148,6 +175,8 @@ pub struct Guest {
     pub memory: Arc<GuestMemory>,
     pub rx: Side,
     pub tx: Side,
+    /// Those after the first pair.
+    pub more: Vec<Side>,
     pub status: DeviceStatus,
     pub broken: Arc<EventFd>,
     pub worker: Worker,
@@ -155,16 +184,28 @@ pub struct Guest {
 
 impl Guest {
     pub fn activate(device: Box<dyn VirtioDevice>) -> Self {
+        Self::with_features(device, 0)
+    }
+
+    /// A driver that has negotiated `features`, and enables all queues that there are.
+    pub fn with_features(device: Box<dyn VirtioDevice>, features: u64) -> Self {
+        let features = features | 1 << VIRTIO_F_VERSION_1;
         let memory = guest_memory(MEMORY);
         let rx = Side::new(&memory, RX_RING, 256);
         let tx = Side::new(&memory, TX_RING, 256);
+        let sizes = device.queue_sizes()[2..].to_vec();
+        let more = (0..).zip(sizes);
+        let more = more.map(|(i, size)| Side::new(&memory, MORE_RINGS + 0x1_0000 * i, size));
+        let more: Vec<_> = more.collect();
+        let mut queues = vec![rx.active(0, features), tx.active(1, features)];
+        queues.extend((2..).zip(&more).map(|(i, side)| side.active(i, features)));
         let status = DeviceStatus::default();
         let broken = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
         let worker = device
             .activate(Activation {
                 memory: memory.clone(),
-                features: 1 << VIRTIO_F_VERSION_1,
-                queues: vec![rx.active(0), tx.active(1)],
+                features,
+                queues,
                 interrupt: DeviceInterrupt::new(
                     "net".into(),
                     status.clone(),
@@ -176,6 +217,7 @@ impl Guest {
             memory,
             rx,
             tx,
+            more,
             status,
             broken,
             worker,
@@ -210,6 +252,13 @@ impl Guest {
 
     /// Makes `frame` available in pieces of `sizes` bytes, the last of which has the rest.
     pub fn transmit(&mut self, frame: &[u8], sizes: &[usize]) {
+        let buffers = self.lay(frame, sizes);
+        self.tx.driver.add(&buffers, &[]);
+        self.tx.kick();
+    }
+
+    /// Writes `frame` into memory; gives its pieces.
+    pub fn lay(&self, frame: &[u8], sizes: &[usize]) -> Vec<(u64, u32)> {
         self.memory
             .write_slice(frame, GuestAddress(TX_BUFFERS))
             .unwrap();
@@ -220,18 +269,37 @@ impl Guest {
             buffers.push((TX_BUFFERS + at as u64, u32::try_from(size).unwrap()));
             at += size;
         }
-        self.tx.driver.add(&buffers, &[]);
-        self.tx.kick();
+        buffers
+    }
+
+    /// Sends a command with its data on the control queue, the last one; gives the answer.
+    pub fn control(&mut self, class: u8, command: u8, data: &[u8]) -> u8 {
+        let bytes = [&[class, command], data].concat();
+        let buffers = self.lay(&bytes, &[2]);
+        self.memory
+            .write_obj(0xff_u8, GuestAddress(RX_BUFFERS - 1))
+            .unwrap();
+        let side = self.more.last_mut().unwrap();
+        side.driver.add(&buffers, &[(RX_BUFFERS - 1, 1)]);
+        side.kick();
+        assert_eq!(side.used().1, 1);
+        self.memory.read_obj(GuestAddress(RX_BUFFERS - 1)).unwrap()
     }
 }
 
 /// Runs `test` with a host, a guest and the card's counters.
 pub fn with_card(test: impl FnOnce(Host, Guest, Arc<Counters>) + Send) {
+    with_card_of(0, test);
+}
+
+/// The same with a driver that has negotiated `features`.
+pub fn with_card_of(features: u64, test: impl FnOnce(Host, Guest, Arc<Counters>) + Send) {
     in_namespace(|| {
         let (host, tap) = Host::new();
-        let device = NetDevice::new(tap, MAC.parse().unwrap());
+        let device = NetDevice::new(tap, plain());
         let counters = device.counters();
-        test(host, Guest::activate(Box::new(device)), counters);
+        let guest = Guest::with_features(Box::new(device), features);
+        test(host, guest, counters);
     });
 }
 

@@ -110,6 +110,37 @@ pub const TESTS: &[Test] = &[
         },
     },
     Test {
+        name: "errors::too_many_queues_and_a_bad_mtu_are_named_with_their_line",
+        run: || {
+            fn with(config: String, key: &str) -> String {
+                interface(config, "vm0", "02:00:00:00:00:01") + key
+            }
+            says(&[
+                (
+                    |c| with(c, "queues = 2\n"),
+                    ":16: interfaces.queues: 2 are more than the 1 of vcpu (interface `vm0`)",
+                ),
+                (
+                    |c| with(c, "queues = 9\n"),
+                    ":16: interfaces.queues: 9 is not from 1 to 8",
+                ),
+                (
+                    |c| with(c, "mtu = 67\n"),
+                    ":16: interfaces.mtu: 67 is not from 68 to 65521",
+                ),
+                (
+                    |c| with(c, "mtu = 65522\n"),
+                    ":16: interfaces.mtu: 65522 is not from 68 to 65521",
+                ),
+                (|c| with(c, "fd = \"tap\"\n"), ":16: interfaces.fd:"),
+                (
+                    |c| with(c, "bridge = \"br0/\"\n"),
+                    ":16: interfaces.bridge: `br0/` is not 1 to 15 bytes",
+                ),
+            ])
+        },
+    },
+    Test {
         name: "errors::a_bad_share_is_named_with_its_line",
         run: || {
             says(&[

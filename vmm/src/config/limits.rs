@@ -27,7 +27,15 @@ impl Limits {
     /// Name servers of an interface that `ip=` can carry.
     pub const DNS: usize = 2;
     /// Bytes of an interface's name (IFNAMSIZ without its end).
-    pub const INTERFACE_NAME: usize = 15;
+    pub const INTERFACE_NAME: usize = minivmm_net::name::NAME_MAX;
+    /// Pairs of queues of an interface.
+    pub const QUEUES: usize = minivmm_net::PAIRS_MAX;
+    /// Least MTU of an interface; IPv6 needs 1280.
+    pub const MTU_MIN: u16 = minivmm_net::MTU_MIN;
+    /// Most: what a tap takes.
+    pub const MTU_MAX: u16 = minivmm_net::MTU_MAX;
+    /// The lowest descriptor that can be a tap: those below are the standard ones.
+    pub const FD_MIN: i32 = 3;
     /// Bytes of a configuration file.
     pub const FILE: u64 = 1024 * 1024;
 }

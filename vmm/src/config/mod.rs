@@ -111,7 +111,7 @@ impl From<KernelEntry> for minivmm_boot::Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum InterfaceType {
-    /// A tap device that exists on the host.
+    /// A tap device of the host.
     Tap,
 }
 
@@ -122,7 +122,7 @@ pub struct Interface {
     /// How it reaches the host.
     #[serde(rename = "type")]
     pub kind: InterfaceType,
-    /// Name of the tap on the host.
+    /// Name of the tap on the host. With `fd` it only names the interface in the log.
     #[schemars(schema_with = "schema::interface_name")]
     pub id: String,
     /// The guest's MAC address.
@@ -140,10 +140,72 @@ pub struct Interface {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = Limits::DNS))]
     pub dns: Vec<std::net::Ipv4Addr>,
+    /// Makes the tap if it does not exist, which takes CAP_NET_ADMIN: with `mtu`, up, and gone when the VM is. A tap
+    /// that exists is used as it is. The default is `true` with a `bridge`, where a tap that was made is of use at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub create: Option<bool>,
+    /// A bridge of the host that the tap is put into, if it is not in it; that takes CAP_NET_ADMIN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::interface_name")]
+    pub bridge: Option<String>,
+    /// A tap that the program which starts minivmm hands in, instead of one by its name: a descriptor, or a list of one
+    /// for each pair of queues. It was attached with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR, and with IFF_MULTI_QUEUE if
+    /// there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fd: Option<Descriptors>,
+    /// Pairs of a receive and a transmit queue, at most one for each vCPU, each served by a thread: 1, or as many as `fd`
+    /// has descriptors. For more than one the tap must have been made with multi_queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = Limits::QUEUES))]
+    pub queues: Option<u8>,
+    /// The MTU that the guest is told, and that a tap gets which is made. Without it guests take 1500.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = Limits::MTU_MIN, max = Limits::MTU_MAX))]
+    pub mtu: Option<u16>,
+    /// Leaves checksums and the cutting into segments to the other side, if that can do it: much faster.
+    #[serde(default = "default_offload")]
+    pub offload: bool,
     /// PCI slot instead of the one that follows from the order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = slots::LAST))]
     pub slot: Option<u8>,
+}
+
+impl Interface {
+    /// How many pairs of queues it has.
+    pub fn pairs(&self) -> usize {
+        let of_fd = self.fd.as_ref().map(|fd| fd.numbers().len());
+        self.queues.map(usize::from).or(of_fd).unwrap_or(1)
+    }
+
+    /// Whether its tap is made if it does not exist.
+    pub fn creates(&self) -> bool {
+        self.create.unwrap_or(self.bridge.is_some())
+    }
+}
+
+fn default_offload() -> bool {
+    true
+}
+
+/// Open file descriptors that minivmm is started with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "a number of a descriptor or a list of them")]
+pub enum Descriptors {
+    /// A single one.
+    One(#[schemars(range(min = Limits::FD_MIN))] i32),
+    /// Several, of one tap.
+    Many(#[schemars(length(min = 1, max = Limits::QUEUES))] Vec<i32>),
+}
+
+impl Descriptors {
+    /// The numbers.
+    pub fn numbers(&self) -> &[i32] {
+        match self {
+            Self::One(number) => std::slice::from_ref(number),
+            Self::Many(numbers) => numbers,
+        }
+    }
 }
 
 /// An IPv4 address and the length of its network prefix.

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use super::{Cache, Ids, Limits, Share, ShareProto, VmConfig};
+use minivmm_net::name::is_interface_name;
+
+use super::{Cache, Ids, Interface, Limits, Share, ShareProto, VmConfig};
 use crate::slots::{self, Slots};
 
 /// Why a configuration is refused; each is one line that names the key.
@@ -65,9 +67,59 @@ pub enum Error {
         "shares.tag: `{0}` has a space, a quote, `,` or `:` and cannot stand in a kernel command line"
     )]
     Tag(String),
-    /// A tap's name that no interface can have.
-    #[error("interfaces.id: `{0}` is not 1 to {max} bytes without spaces, `/`, `:` or `%`", max = Limits::INTERFACE_NAME)]
-    InterfaceName(String),
+    /// A name that no interface can have.
+    #[error(
+        "interfaces.{key}: `{name}` is not 1 to {max} bytes without spaces, `/`, `:` or `%`",
+        max = Limits::INTERFACE_NAME
+    )]
+    InterfaceName {
+        /// The key.
+        key: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// More queues than vCPUs could serve.
+    #[error("interfaces.queues: {queues} are more than the {vcpu} of vcpu (interface `{id}`)")]
+    Queues {
+        /// How many pairs there are to be.
+        queues: usize,
+        /// How many vCPUs.
+        vcpu: u8,
+        /// The interface.
+        id: String,
+    },
+    /// A number that is not the one of the descriptors.
+    #[error("interfaces.queues: {queues} are wanted, and fd has {fds} (interface `{id}`)")]
+    QueuesOfFd {
+        /// How many pairs there are to be.
+        queues: usize,
+        /// How many descriptors there are.
+        fds: usize,
+        /// The interface.
+        id: String,
+    },
+    /// A descriptor that is no tap.
+    #[error(
+        "interfaces.fd: {fd} is below {min}: the first descriptors are the standard ones (interface `{id}`)"
+    )]
+    Descriptor {
+        /// The number.
+        fd: i32,
+        /// The least that is possible.
+        min: i32,
+        /// The interface.
+        id: String,
+    },
+    /// A key that says what to do with a tap of a name, of an interface without one.
+    #[error(
+        "interfaces.{key}: not possible with fd, whose tap is made by others (interface `{id}`)"
+    )]
+    WithFd {
+        /// The key.
+        key: &'static str,
+        /// The interface.
+        id: String,
+    },
     /// A mount point that the guest could not use.
     #[error("shares.mount_point: `{0}` is not an absolute path without spaces, quotes or `:`")]
     MountPoint(String),
@@ -136,17 +188,22 @@ impl VmConfig {
             "interfaces.mac",
             self.interfaces.iter().map(|i| i.mac.to_string()),
         )?;
+        let fds = self.interfaces.iter().filter_map(|i| i.fd.as_ref());
+        unique(
+            "interfaces.fd",
+            fds.flat_map(|fd| fd.numbers()).map(i32::to_string),
+        )?;
         for (n, interface) in self.interfaces.iter().enumerate() {
             let id = &interface.id;
-            let odd = |c: char| c.is_whitespace() || c.is_control() || "/:%".contains(c);
-            if id.is_empty()
-                || id.len() > Limits::INTERFACE_NAME
-                || id.contains(odd)
-                || id == "."
-                || id == ".."
-            {
-                return Err(Error::InterfaceName(id.clone()));
+            for (key, name) in [("id", Some(id)), ("bridge", interface.bridge.as_ref())] {
+                if let Some(name) = name
+                    && !is_interface_name(name)
+                {
+                    let name = name.clone();
+                    return Err(Error::InterfaceName { key, name });
+                }
             }
+            self.validate_tap(interface)?;
             count("interfaces.dns", interface.dns.len(), Limits::DNS)?;
             match interface.address {
                 Some(_) if n > 0 => return Err(Error::AddressNotFirst(id.clone())),
@@ -164,6 +221,43 @@ impl VmConfig {
                 }
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    fn validate_tap(&self, interface: &Interface) -> Result<(), Error> {
+        let id = || interface.id.clone();
+        let queues = interface.pairs();
+        if let Some(mtu) = interface.mtu {
+            let (min, max) = (Limits::MTU_MIN.into(), Limits::MTU_MAX.into());
+            range("interfaces.mtu", mtu.into(), min, max)?;
+        }
+        range("interfaces.queues", queues as u64, 1, Limits::QUEUES as u64)?;
+        let vcpu = self.vcpu;
+        if queues > vcpu.into() {
+            let id = id();
+            return Err(Error::Queues { queues, vcpu, id });
+        }
+        let Some(fd) = &interface.fd else {
+            return Ok(());
+        };
+        for (key, given) in [
+            ("create", interface.create.is_some()),
+            ("bridge", interface.bridge.is_some()),
+        ] {
+            if given {
+                return Err(Error::WithFd { key, id: id() });
+            }
+        }
+        let min = Limits::FD_MIN;
+        if let Some(&fd) = fd.numbers().iter().find(|fd| **fd < min) {
+            let id = id();
+            return Err(Error::Descriptor { fd, min, id });
+        }
+        let fds = fd.numbers().len();
+        if fds != queues {
+            let id = id();
+            return Err(Error::QueuesOfFd { queues, fds, id });
         }
         Ok(())
     }
@@ -308,6 +402,8 @@ mod tests {
     use super::*;
     use crate::config::OnFailure;
 
+    use crate::config::Descriptors;
+
     const MINIMAL: &str = "name = \"a\"\n[kernel]\npath = \"k\"\n";
 
     fn outcome(change: impl FnOnce(&mut VmConfig)) -> Result<(), String> {
@@ -418,6 +514,73 @@ mod tests {
             error(|s| (s.cache, s.writeback) = (Some(Cache::Never), Some(true)))
                 .contains("no effect")
         );
+    }
+
+    #[test]
+    fn queues_mtu_and_descriptors_have_their_limits() {
+        let outcome = |change: fn(&mut Interface)| {
+            outcome(|c| {
+                c.vcpu = 16;
+                change(&mut c.interfaces[0]);
+            })
+        };
+        let fd = |numbers: &[i32]| Some(Descriptors::Many(numbers.to_vec()));
+        assert_eq!(outcome(|i| i.queues = Some(8)), Ok(()));
+        assert_eq!(outcome(|i| i.mtu = Some(65521)), Ok(()));
+        assert_eq!(outcome(|i| i.fd = Some(Descriptors::One(3))), Ok(()));
+        for (change, error) in [
+            (
+                (|i| i.queues = Some(0)) as fn(&mut Interface),
+                "interfaces.queues: 0 is not from 1 to 8",
+            ),
+            (
+                |i| i.queues = Some(9),
+                "interfaces.queues: 9 is not from 1 to 8",
+            ),
+            (
+                |i| i.mtu = Some(67),
+                "interfaces.mtu: 67 is not from 68 to 65521",
+            ),
+            (
+                |i| i.mtu = Some(65522),
+                "interfaces.mtu: 65522 is not from 68 to 65521",
+            ),
+            (
+                |i| i.bridge = Some("br%d".into()),
+                "interfaces.bridge: `br%d` is not 1 to 15 bytes without spaces, `/`, `:` or `%`",
+            ),
+            (
+                |i| i.fd = Some(Descriptors::One(2)),
+                "interfaces.fd: 2 is below 3: the first descriptors are the standard ones (interface `t0`)",
+            ),
+            (
+                |i| i.fd = Some(Descriptors::Many(vec![])),
+                "interfaces.queues: 0 is not from 1 to 8",
+            ),
+            (
+                |i| i.fd = Some(Descriptors::Many(vec![4, 4])),
+                "interfaces.fd: `4` is used twice",
+            ),
+            (
+                |i| {
+                    i.fd = Some(Descriptors::One(3));
+                    i.bridge = Some("br0".into());
+                },
+                "interfaces.bridge: not possible with fd, whose tap is made by others (interface `t0`)",
+            ),
+        ] {
+            assert_eq!(outcome(change), Err(error.to_owned()));
+        }
+        let both = super::tests::outcome(|c| {
+            c.vcpu = 2;
+            c.interfaces[0].fd = fd(&[3, 4]);
+            c.interfaces[0].queues = Some(1);
+        });
+        let error = "interfaces.queues: 1 are wanted, and fd has 2 (interface `t0`)";
+        assert_eq!(both, Err(error.to_owned()));
+        let many = super::tests::outcome(|c| c.interfaces[0].queues = Some(2));
+        let error = "interfaces.queues: 2 are more than the 1 of vcpu (interface `t0`)";
+        assert_eq!(many, Err(error.to_owned()));
     }
 
     #[test]

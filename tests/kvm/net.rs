@@ -1,0 +1,209 @@
+//! The card under load: every combination of offloads, queues and MTU, with a client behind the host's bridge.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    Test, depth,
+    network::{GUEST, Network},
+    vm::{self, Vm, value},
+};
+
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "net::tcp_and_every_size_of_udp_with_offloads_one_queue_and_mtu_9000",
+        run: || {
+            Card {
+                offload: true,
+                queues: 1,
+                mtu: Some(9000),
+                udp: 9000,
+            }
+            .passes("udp9k")
+        },
+    },
+    Test {
+        name: "net::tcp_without_offloads_over_one_queue_with_mtu_1500",
+        run: || {
+            Card {
+                offload: false,
+                queues: 1,
+                mtu: None,
+                udp: 0,
+            }
+            .passes("plain")
+        },
+    },
+    Test {
+        name: "net::tcp_and_every_size_of_udp_with_offloads_two_queues_and_mtu_1500",
+        run: || {
+            Card {
+                offload: true,
+                queues: 2,
+                mtu: None,
+                udp: 9000,
+            }
+            .passes("two")
+        },
+    },
+    Test {
+        name: "net::tcp_without_offloads_over_two_queues_with_mtu_9000",
+        run: || {
+            Card {
+                offload: false,
+                queues: 2,
+                mtu: Some(9000),
+                udp: 0,
+            }
+            .passes("two9k")
+        },
+    },
+    Test {
+        name: "net::two_interfaces_reach_two_networks_and_their_taps_go_with_the_vm",
+        run: two_interfaces,
+    },
+];
+
+const CLIENT: &str = "192.168.83.3";
+const PROGRAM: &str = include_str!("net.py");
+const MEGABYTE: u32 = 1_000_000;
+
+/// How the guest sees its card, as `word=value` lines.
+const SEEN: &str = "device=/sys/class/net/eth0\n\
+    echo mtu=$(cat $device/mtu)\n\
+    echo rx_queues=$(ls -d $device/queues/rx-* | wc -l)\n\
+    echo combined=$(ethtool -l eth0 2>/dev/null | awk '/^Combined/ { c = $2 } END { print c }')\n\
+    for feature in tx-checksumming tcp-segmentation-offload; do\n\
+        echo $feature=$(ethtool -k eth0 | awk -v f=$feature: '$1 == f { print $2 }')\n\
+    done\n";
+
+struct Card {
+    offload: bool,
+    queues: u8,
+    mtu: Option<u16>,
+    /// The largest datagram; 0 for none.
+    udp: u32,
+}
+
+impl Card {
+    fn toml(&self) -> String {
+        let mtu = self.mtu.map(|mtu| format!("mtu = {mtu}\n"));
+        // The tap is minivmm's own.
+        Network::toml().replace("vm0", "vm1")
+            + &format!(
+                "bridge = \"br0\"\noffload = {}\nqueues = {}\n{}",
+                self.offload,
+                self.queues,
+                mtu.unwrap_or_default()
+            )
+    }
+
+    /// Boots a guest with it, and moves data both ways.
+    fn passes(&self, name: &str) -> Result<()> {
+        let bytes = (depth(20, 200) * MEGABYTE).to_string();
+        let network = Network::new(name)?;
+        let mtu = self.mtu.unwrap_or(1500);
+        network.set_mtu(mtu)?;
+        let vm = Vm::debian_script(&format!(
+            "{SEEN}\
+             ping -c 3 -i 0.2 -W 20 {CLIENT} >/dev/null && echo ping=good\n\
+             python3 /data/net.py serve {bytes}\n"
+        ))?
+        .vcpus(2)
+        .by(["ip", "netns", "exec", &network.host])
+        .toml(&self.toml());
+        let program = vm.data().join("net.py");
+        fs::write(&program, PROGRAM)?;
+        let mut running = vm.start()?;
+        running.wait_for("net.py: ready")?;
+        let link = vm::run(["ip", "-d", "-n", &network.host, "link", "show", "vm1"])?;
+        let said = vm::run([
+            "ip",
+            "netns",
+            "exec",
+            &network.client,
+            "python3",
+            program.to_str().context("its path is text")?,
+            "ask",
+            GUEST,
+            &bytes,
+            &self.udp.to_string(),
+        ])?;
+        let (code, output) = running.wait()?;
+        ensure!(code == 0, "exit code {code}:\n{output}");
+        println!("{name}: {}", said.trim().replace('\n', ", "));
+        for words in ["to-guest: good", "from-guest: good"] {
+            ensure!(said.contains(words), "no `{words}` in:\n{said}\n{output}");
+        }
+        if self.udp > 0 {
+            let all = format!("udp: {0} of {0}, ", self.udp + 1);
+            ensure!(said.contains(&all), "no `{all}` in:\n{said}\n{output}");
+        }
+        ensure!(
+            link.contains("master br0") && link.contains(&format!("mtu {mtu} ")),
+            "{link}"
+        );
+        ensure!(link.contains("multi_queue") == (self.queues > 1), "{link}");
+        let (queues, mtu) = (self.queues.to_string(), mtu.to_string());
+        let offload = if self.offload { "on" } else { "off" };
+        for (word, expected) in [
+            ("ping=", "good"),
+            ("mtu=", &mtu),
+            ("rx_queues=", &queues),
+            ("combined=", &queues),
+            ("tx-checksumming=", offload),
+            ("tcp-segmentation-offload=", offload),
+        ] {
+            let seen = value(&output, word)?;
+            ensure!(seen == expected, "{word}{seen}, not {expected}:\n{output}");
+        }
+        network.has_no_link("vm1")
+    }
+}
+
+/// The second one is on a tap that exists, without an address from outside.
+fn two_interfaces() -> Result<()> {
+    const HOST: &str = "192.168.84.1";
+    let network = Network::new("nics")?;
+    let host = network.host.as_str();
+    vm::run([
+        "ip", "-n", host, "tuntap", "add", "dev", "vm2", "mode", "tap",
+    ])?;
+    vm::run([
+        "ip",
+        "-n",
+        host,
+        "addr",
+        "add",
+        "192.168.84.1/24",
+        "dev",
+        "vm2",
+    ])?;
+    vm::run(["ip", "-n", host, "link", "set", "vm2", "up"])?;
+    let vm = Vm::debian_script(&format!(
+        "ip address add 192.168.84.2/24 dev eth1 && ip link set eth1 up\n\
+         ping -c 3 -i 0.2 -W 20 {CLIENT} >/dev/null && echo first=good\n\
+         ping -c 3 -i 0.2 -W 20 -I eth1 {HOST} >/dev/null && echo second=good\n\
+         for n in 0 1; do echo mac$n=$(cat /sys/class/net/eth$n/address); done\n"
+    ))?
+    .by(["ip", "netns", "exec", host])
+    .toml(&format!(
+        "{}bridge = \"br0\"\n[[interfaces]]\ntype = \"tap\"\nid = \"vm2\"\nmac = \"02:00:00:00:00:02\"\n",
+        Network::toml().replace("vm0", "vm1")
+    ));
+    let (code, output) = vm.run()?;
+    ensure!(code == 0, "exit code {code}:\n{output}");
+    for (word, expected) in [
+        ("first=", "good"),
+        ("second=", "good"),
+        ("mac0=", "02:00:00:00:00:01"),
+        ("mac1=", "02:00:00:00:00:02"),
+    ] {
+        ensure!(value(&output, word)? == expected, "{word}:\n{output}");
+    }
+    // What minivmm made is gone, what it found is there.
+    network.has_no_link("vm1")?;
+    vm::run(["ip", "-n", host, "link", "show", "vm2"])?;
+    Ok(())
+}
