@@ -17,6 +17,13 @@ use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 
 use crate::ioctl::{check, request};
 
+/// What an interface's driver is called by ETHTOOL_GDRVINFO (linux/ethtool.h): `struct ethtool_drvinfo` begins with the
+/// command and its name.
+const ETHTOOL_GDRVINFO: u32 = 3;
+const DRVINFO_SIZE: usize = 196;
+const DRIVER_NAME: std::ops::Range<usize> = 4..36;
+const BRIDGE_DRIVER: &[u8] = b"bridge\0";
+
 /// The most ports that a bridge has (BR_MAX_PORTS in net/bridge/br_private.h).
 const PORTS_MAX: usize = 1 << 10;
 /// The oldest of the bridge's own ioctls (linux/if_bridge.h): the ports of a bridge.
@@ -66,6 +73,11 @@ impl Links {
 
     /// Indices of the interfaces that are in the bridge; an error if it is none.
     pub(crate) fn ports(&self, bridge: &str) -> io::Result<Vec<u32>> {
+        // The ioctl below is every driver's own: a tunnel would write its parameters over the arguments, a bond take
+        // them for the name of an interface.
+        if !self.is_bridge(bridge)? {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let mut ports = vec![0_u32; PORTS_MAX];
         let mut arguments = [
             BRCTL_GET_PORT_LIST,
@@ -75,11 +87,21 @@ impl Links {
         ];
         let mut request = request(bridge);
         request.ifr_ifru.ifru_data = arguments.as_mut_ptr().cast();
-        // The kernel writes as many numbers as it was told there is room for, and to nothing else: both arrays
-        // outlive the call.
+        // A bridge writes as many numbers as it was told there is room for, and to nothing else: both arrays outlive
+        // the call.
         self.ioctl(SIOCDEVPRIVATE, &mut request)?;
         ports.retain(|index| *index != 0);
         Ok(ports)
+    }
+
+    fn is_bridge(&self, name: &str) -> io::Result<bool> {
+        let mut info = [0_u8; DRVINFO_SIZE];
+        info[..4].copy_from_slice(&ETHTOOL_GDRVINFO.to_ne_bytes());
+        let mut request = request(name);
+        request.ifr_ifru.ifru_data = info.as_mut_ptr().cast();
+        // The kernel writes this structure, all of which is there, and `info` outlives the call.
+        self.ioctl(libc::SIOCETHTOOL, &mut request)?;
+        Ok(info[DRIVER_NAME].starts_with(BRIDGE_DRIVER))
     }
 
     /// Puts an interface into the bridge.

@@ -243,8 +243,12 @@ fn a_bridge_that_is_none_is_found_before_a_tap_is_made() {
     in_namespace(|| {
         let error = refused_as("vm-a", &wanted(true, Some("br-a")));
         assert!(matches!(error, TapError::NoBridge { .. }) && error.key() == "bridge");
-        let error = refused_as("vm-a", &wanted(true, Some("lo")));
-        assert!(matches!(error, TapError::NotABridge { .. }));
+        ip("link add veth-a type veth peer name veth-b");
+        ip("tuntap add dev vm-b mode tap");
+        for none in ["lo", "veth-a", "vm-b"] {
+            let error = refused_as("vm-a", &wanted(true, Some(none)));
+            assert!(matches!(error, TapError::NotABridge { .. }), "{error}");
+        }
         assert!(link("vm-a").is_empty());
     });
 }

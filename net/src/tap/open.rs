@@ -54,10 +54,10 @@ impl Tap {
             let found = links.index(name);
             found.map_err(TapError::kernel(name, "find the index"))
         };
-        let bridge = match options.bridge.as_deref() {
-            Some(bridge) => Some((bridge, bridge_index(&links, name, bridge)?)),
-            None => None,
-        };
+        let bridge = options.bridge.as_deref();
+        if let Some(bridge) = bridge {
+            check_bridge(&links, name, bridge)?;
+        }
         let opener = Opener { name, options };
         let queues = match index(name)? {
             Some(before) => {
@@ -83,7 +83,7 @@ impl Tap {
             None => return Err(opener.missing()),
         };
         let own = index(name)?.ok_or_else(|| opener.missing())?;
-        if let Some((bridge, _)) = bridge {
+        if let Some(bridge) = bridge {
             join(&links, name, own, bridge)?;
         }
         if queues.made {
@@ -223,18 +223,18 @@ fn no_device(name: &str, source: io::Error) -> TapError {
     }
 }
 
-/// The index of the bridge, before anything is made for it.
-fn bridge_index(links: &Links, name: &str, bridge: &str) -> Result<u32, TapError> {
+/// Finds out that there is such a bridge, before anything is made for it.
+fn check_bridge(links: &Links, name: &str, bridge: &str) -> Result<(), TapError> {
     let found = links
         .index(bridge)
         .map_err(TapError::kernel(name, "find the bridge"))?;
     let (name, bridge_name) = (name.to_owned(), bridge.to_owned());
-    let Some(index) = found else {
+    if found.is_none() {
         let bridge = bridge_name;
         return Err(TapError::NoBridge { name, bridge });
-    };
+    }
     match links.ports(bridge) {
-        Ok(_) => Ok(index),
+        Ok(_) => Ok(()),
         Err(_) => Err(TapError::NotABridge {
             name,
             bridge: bridge_name,
