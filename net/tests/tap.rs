@@ -310,9 +310,17 @@ fn descriptors_of_something_else_are_refused() {
         let text = refused(vec![file("/dev/net/tun").into()]);
         assert!(text.contains("attached to no interface"), "{text}");
         ip("tuntap add dev vm-a mode tap");
-        ip("tuntap add dev vm-b mode tap");
-        let both = [open("vm-a").unwrap(), open("vm-b").unwrap()];
+        let tap = open("vm-a").unwrap();
+        let copies = tap.fds().chain(tap.fds());
+        let copies = copies.map(|fd| fd.try_clone_to_owned().unwrap());
+        let text = refused(copies.collect());
+        assert!(text.contains("multi_queue"), "{text}");
+        drop(tap);
+
+        ip("tuntap add dev vm-c mode tap multi_queue");
+        ip("tuntap add dev vm-d mode tap multi_queue");
+        let both = [open("vm-c").unwrap(), open("vm-d").unwrap()];
         let text = refused(both.into_iter().flat_map(Vec::<OwnedFd>::from).collect());
-        assert!(text.contains("`vm-b`") && text.contains("`vm-a`"), "{text}");
+        assert!(text.contains("`vm-c`") && text.contains("`vm-d`"), "{text}");
     });
 }

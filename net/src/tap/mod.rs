@@ -37,11 +37,12 @@ impl Tap {
     /// queue.
     pub fn from_fds(fds: Vec<OwnedFd>) -> Result<Self, TapError> {
         let mut name = None;
+        let several = fds.len() > 1;
         let mut queues = Vec::with_capacity(fds.len());
         for fd in fds {
             let file = File::from(fd);
             let number = file.as_raw_fd();
-            let this = name_of(&file)?;
+            let this = name_of(&file, several)?;
             let first = name.get_or_insert_with(|| this.clone());
             if *first != this {
                 return Err(TapError::Mixed {
@@ -135,8 +136,8 @@ pub(crate) fn use_queue(queue: &File, used: bool) -> io::Result<()> {
     }
 }
 
-/// The name of the tap that a file is attached to, if it is one that we can use.
-fn name_of(file: &File) -> Result<String, TapError> {
+/// The name of the tap that a file is attached to, if it is one that we can use, perhaps as one of several files.
+fn name_of(file: &File, several: bool) -> Result<String, TapError> {
     let fd = file.as_raw_fd();
     let not = |why| TapError::Descriptor { fd, why };
     let interface = match ioctl::interface(file) {
@@ -155,6 +156,10 @@ fn name_of(file: &File) -> Result<String, TapError> {
     }
     if flags & FLAGS != FLAGS {
         return Err(not("attach it with IFF_VNET_HDR and IFF_NO_PI"));
+    }
+    // Two descriptors of such a tap are copies, of the one queue that it has.
+    if several && flags & libc::IFF_MULTI_QUEUE == 0 {
+        return Err(not("several need a tap that was made with multi_queue"));
     }
     Ok(name)
 }
