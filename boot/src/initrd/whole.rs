@@ -2,9 +2,10 @@
 //!
 //! An initrd is one or more archives behind each other (Documentation/driver-api/early-userspace/buffer-format.rst):
 //! cpio as it is or compressed, with zeros between them. Where a cpio archive, xz, zstd and lz4 data end can be seen
-//! from outside; of gzip, bzip2, lzma and lzo data it cannot, and those are left to the kernel.
+//! from outside; of gzip, bzip2, lzma and lzo data it cannot, and those, with all that is behind them, are left to the
+//! kernel. So is whatever is damaged but not cut off: nothing is refused that a kernel would take.
 
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom};
 
 use super::Error;
 
@@ -12,6 +13,8 @@ use super::Error;
 const TRAILER: &[u8] = b"TRAILER!!!";
 /// Bytes of the end of the file that are looked at first: in most cases that is all.
 const TAIL: u64 = 4096;
+/// Most bytes of a block of lz4 data: 8 MiB that could not be made smaller (`LZ4_compressBound`).
+const LZ4_BLOCK: u32 = (8 << 20) + (8 << 20) / 255 + 16;
 /// So many pieces of archives are looked at; an initrd with more is taken as it is.
 const MAX_PIECES: u32 = 1 << 20;
 
@@ -23,7 +26,7 @@ pub(super) fn check<F: Read + Seek>(file: &mut F, size: u64) -> Result<(), Error
         at: 0,
         pieces: 0,
     };
-    if initrd.ends_with_trailer().map_err(Error::Read)? {
+    if initrd.ends_with(TRAILER).map_err(Error::Read)? {
         return Ok(());
     }
     match initrd.walk() {
@@ -47,13 +50,14 @@ struct Initrd<'a, F> {
 }
 
 impl<F: Read + Seek> Initrd<'_, F> {
-    fn ends_with_trailer(&mut self) -> io::Result<bool> {
+    /// Whether `end` is the last of the file but for zeros.
+    fn ends_with(&mut self, end: &[u8]) -> io::Result<bool> {
         let mut tail = Vec::new();
         let start = self.size.saturating_sub(TAIL);
         self.file.seek(SeekFrom::Start(start))?;
         self.file.take(TAIL).read_to_end(&mut tail)?;
         let zeros = tail.iter().rev().take_while(|byte| **byte == 0).count();
-        Ok(tail[..tail.len() - zeros].ends_with(TRAILER))
+        Ok(tail[..tail.len() - zeros].ends_with(end))
     }
 
     /// Goes from archive to archive.
@@ -66,44 +70,35 @@ impl<F: Read + Seek> Initrd<'_, F> {
             };
             match magic {
                 [0, 0, 0, 0, ..] => self.at += 4,
-                [b'0', b'7', b'0', b'7', b'0', b'1' | b'2'] => self.cpio_archive()?,
+                [b'0', b'7', b'0', b'7', b'0', b'1' | b'2'] => self.cpio_entry()?,
                 [0x28, 0xb5, 0x2f, 0xfd, ..] => self.zstd_frame()?,
-                [0x02, 0x21, 0x4c, 0x18, ..] => return self.lz4_blocks(),
-                [0xfd, b'7', b'z', b'X', b'Z', 0] => return self.xz_footer(),
+                [0x02, 0x21, 0x4c, 0x18, ..] => self.lz4_blocks()?,
+                [0xfd, b'7', b'z', b'X', b'Z', 0] => self.xz_stream()?,
                 _ => return Ok(()),
             }
         }
         Ok(())
     }
 
-    /// Entries up to the trailer: a header of 110 bytes in hexadecimal digits, the name and the content, each padded to
-    /// four bytes.
-    fn cpio_archive(&mut self) -> Result<(), Cut> {
+    /// A header of 110 bytes in hexadecimal digits, the name and the content, each padded to four bytes. The trailer is
+    /// an entry too, and an archive may do without it (buffer-format.rst).
+    fn cpio_entry(&mut self) -> Result<(), Cut> {
         const WHAT: &str = "a cpio archive";
-        while self.pieces < MAX_PIECES {
-            self.pieces += 1;
-            let header = self.peek::<110>(WHAT)?;
-            if !header.starts_with(b"07070") {
-                // Damaged in another way, which the kernel will name.
-                return Ok(());
-            }
-            let field = |at: usize| {
-                let digits = std::str::from_utf8(&header[at..at + 8]).ok();
-                let value = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
-                value.unwrap_or(0)
-            };
-            let (content, name) = (field(54), field(94));
-            let start = (self.at + 110 + name).next_multiple_of(4);
-            if name == TRAILER.len() as u64 + 1 {
-                let mut bytes = [0; TRAILER.len()];
-                self.read(self.at + 110, &mut bytes, WHAT)?;
-                if bytes == TRAILER {
-                    self.at = start;
-                    break;
-                }
-            }
-            self.at = (start + content).next_multiple_of(4);
-        }
+        let header = self.peek::<110>(WHAT)?;
+        let field = |at: usize| {
+            let digits = std::str::from_utf8(&header[at..at + 8]).ok();
+            let value = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+            value.unwrap_or(0)
+        };
+        let (content, name) = (field(54), field(94));
+        let end = (self.at + 110 + name).next_multiple_of(4) + content;
+        // Of an entry without content the NUL and the padding may be missing.
+        let least = match content {
+            0 => self.at + 109 + name,
+            _ => end,
+        };
+        self.reach(least, WHAT)?;
+        self.at = end.next_multiple_of(4);
         Ok(())
     }
 
@@ -135,30 +130,53 @@ impl<F: Read + Seek> Initrd<'_, F> {
         self.reach(self.at, WHAT)
     }
 
-    /// Blocks up to the end of the file, each behind its size (lz4's "legacy frame", which is what the kernel reads).
+    /// Blocks, each behind its size, up to zeros or the end of the file (lz4's "legacy frame", which is what the kernel
+    /// reads). Another frame may follow without a gap.
     fn lz4_blocks(&mut self) -> Result<(), Cut> {
         const WHAT: &str = "lz4 data";
-        self.at += 4;
+        const MAGIC: u32 = 0x184c_2102;
         while self.at < self.size && self.pieces < MAX_PIECES {
-            let size = u32::from_le_bytes(self.peek(WHAT)?);
-            self.at += 4 + u64::from(size);
-            self.reach(self.at, WHAT)?;
             self.pieces += 1;
+            let mut bytes = [0; 4];
+            let left = (self.size - self.at).min(4) as usize;
+            self.read(self.at, &mut bytes[..left], WHAT)?;
+            match u32::from_le_bytes(bytes) {
+                0 => return Ok(()),
+                MAGIC => self.at += 4,
+                _ if left < 4 => return Err(Cut::In(WHAT)),
+                size @ ..=LZ4_BLOCK => {
+                    self.at += 4 + u64::from(size);
+                    self.reach(self.at, WHAT)?;
+                }
+                // Not the size of a block.
+                _ => self.at = self.size,
+            }
         }
         Ok(())
     }
 
-    /// A stream ends with `YZ` (the .xz file format, 2.1.2.4), and padding is whole groups of four zeros.
-    fn xz_footer(&mut self) -> Result<(), Cut> {
+    /// A stream ends with the flags of its header and `YZ`, at a multiple of four bytes from its start (the .xz file
+    /// format, 2.1). That it is the end of the file is seen at once; to find out where it is before another archive, all
+    /// is read.
+    fn xz_stream(&mut self) -> Result<(), Cut> {
         const WHAT: &str = "xz data";
-        let mut end = self.size;
-        for _ in 0..MAX_PIECES {
-            let mut last = [0; 4];
-            self.read(end.saturating_sub(4), &mut last, WHAT)?;
-            match last {
-                [0, 0, 0, 0] => end -= 4,
-                [_, _, b'Y', b'Z'] => return Ok(()),
-                _ => return Err(Cut::In(WHAT)),
+        if self.ends_with(b"YZ").map_err(Cut::Unreadable)? {
+            self.at = self.size;
+            return Ok(());
+        }
+        let [.., first, second] = self.peek::<8>(WHAT)?;
+        let footer = [first, second, b'Y', b'Z'];
+        let start = self.file.seek(SeekFrom::Start(self.at));
+        start.map_err(Cut::Unreadable)?;
+        let mut stream = BufReader::new(&mut *self.file);
+        let mut group = [0; 4];
+        while group != footer {
+            match stream.read_exact(&mut group) {
+                Ok(()) => self.at += 4,
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                    return Err(Cut::In(WHAT));
+                }
+                Err(error) => return Err(Cut::Unreadable(error)),
             }
         }
         Ok(())
@@ -268,18 +286,48 @@ mod tests {
                 assert!(!is_whole(&archive[..length]), "{length} of {archive:x?}");
             }
         }
-        // The trailer's padding and the end of its name are no loss.
+        // The trailer's padding and the end of its name are no loss, and an archive may go without one.
         let archive = cpio();
-        for length in 6..archive.len() - 4 {
+        let entries = archive.len() - 124;
+        for length in (6..archive.len() - 4).filter(|n| !(entries - 2..entries + 6).contains(n)) {
             assert!(!is_whole(&archive[..length]), "{length}");
         }
         // Between two blocks nothing shows.
         let archive = lz4();
-        for length in (6..archive.len()).filter(|length| *length != 11) {
+        for length in (6..archive.len()).filter(|length| *length != 8 + 3) {
             assert!(!is_whole(&archive[..length]), "{length}");
         }
-        let behind = [cpio(), zstd()].concat();
-        assert!(!is_whole(&behind[..behind.len() - 1]));
+        for archive in [cpio(), xz(), [lz4(), vec![0; 4]].concat()] {
+            let behind = [archive, zstd()].concat();
+            assert!(!is_whole(&behind[..behind.len() - 1]));
+        }
+    }
+
+    #[test]
+    fn an_archive_may_be_padded_to_any_length_and_another_may_follow() {
+        let gzip = b"\x1f\x8b\x08 an archive that somebody appended".to_vec();
+        for archive in [cpio(), zstd(), lz4(), xz()] {
+            for zeros in 0..9 {
+                let padded = [&archive[..], &vec![0; zeros]].concat();
+                assert!(is_whole(&padded), "{zeros} zeros behind {archive:x?}");
+            }
+            for next in [cpio(), zstd(), lz4(), xz(), gzip.clone()] {
+                let two = [&archive[..], &[0; 8], &next].concat();
+                assert!(is_whole(&two), "{next:x?} behind {archive:x?}");
+            }
+            let same = [&archive[..], &archive].concat();
+            assert!(is_whole(&same), "twice {archive:x?}");
+        }
+        assert!(is_whole(&[xz(), gzip].concat()));
+    }
+
+    #[test]
+    fn a_cpio_archive_needs_no_trailer() {
+        let archive = cpio();
+        let entries = &archive[..archive.len() - 124];
+        assert!(is_whole(entries));
+        assert!(is_whole(&[entries, &[0; 12]].concat()));
+        assert!(!is_whole(&entries[..entries.len() - 3]));
     }
 
     #[test]
