@@ -64,7 +64,7 @@ pub enum Error {
     },
     /// A tag that the guest could not use.
     #[error(
-        "shares.tag: `{0}` has a space, a quote, `,` or `:` and cannot stand in a kernel command line"
+        "shares.tag: `{0}` has a space, a quote, a backslash, `,` or `:` and cannot stand in a kernel command line"
     )]
     Tag(String),
     /// A name that no interface can have.
@@ -121,7 +121,9 @@ pub enum Error {
         id: String,
     },
     /// A mount point that the guest could not use.
-    #[error("shares.mount_point: `{0}` is not an absolute path without spaces, quotes or `:`")]
+    #[error(
+        "shares.mount_point: `{0}` is not an absolute path below / without spaces, quotes, backslashes, `,` or `:`"
+    )]
     MountPoint(String),
     /// A gateway or name server without an address.
     #[error("interfaces.{key}: `{id}` has no address, and without one it cannot be told")]
@@ -272,8 +274,9 @@ impl VmConfig {
         )?;
         for share in &self.shares {
             share.validate_server()?;
-            // The tag and the mount point are words of the kernel command line, parted by colons.
-            let odd = |c: char| c.is_whitespace() || c.is_control() || ",:\"".contains(c);
+            // The tag and the mount point are words of the kernel command line, parted by colons; systemd takes both
+            // quotes out of it, and a backslash for the start of an escape.
+            let odd = |c: char| c.is_whitespace() || c.is_control() || ",:\"'\\".contains(c);
             if share.tag.as_str().contains(odd) {
                 return Err(Error::Tag(share.tag.to_string()));
             }
@@ -430,7 +433,13 @@ mod tests {
         assert_eq!(error(|c| c.mem = 63), "mem: 63 is not from 64 to 1048576");
         assert!(error(|c| c.name = "../etc".into()).starts_with("name: `../etc` is not"));
         assert!(error(|c| c.name = String::new()).starts_with("name: "));
-        assert!(error(|c| c.shares[0].tag = "a b".parse().unwrap()).starts_with("shares.tag: "));
+        for tag in ["a b", "a:b", "a,b", "a\"b", "a'b", "a\\b"] {
+            let said = outcome(|c| c.shares[0].tag = tag.parse().unwrap()).unwrap_err();
+            assert!(said.starts_with("shares.tag: "), "{said}");
+            let point = format!("/{tag}");
+            let said = outcome(|c| c.shares[0].mount_point = Some(point.into())).unwrap_err();
+            assert!(said.starts_with("shares.mount_point: "), "{said}");
+        }
         assert!(error(|c| c.interfaces[0].id = "x".repeat(16)).starts_with("interfaces.id: "));
         assert!(error(|c| c.interfaces[0].id = "a/b".into()).starts_with("interfaces.id: "));
         assert!(error(|c| c.shares[0].mount_point = Some("data".into())).contains("absolute"));
