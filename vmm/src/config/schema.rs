@@ -118,13 +118,13 @@ pub(super) fn tag(_: &mut SchemaGenerator) -> Schema {
         "type": "string",
         "minLength": 1,
         "maxLength": minivmm_fs::Tag::MAX,
-        "pattern": r#"^[^\s,:"]+$"#,
+        "pattern": r#"^[^\s\x00-\x1f\x7f-\x9f,:"'\\]+$"#,
     })
 }
 
 /// An absolute path in the guest that can stand in a kernel command line.
 pub(super) fn mount_point(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "pattern": r#"^/[^\s,:"]+$"# })
+    json_schema!({ "type": "string", "pattern": r#"^/[^\s\x00-\x1f\x7f-\x9f,:"'\\]+$"# })
 }
 
 /// The path of a unix socket.
@@ -132,11 +132,14 @@ pub(super) fn socket_path(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "minLength": 1, "maxLength": Limits::SOCKET_PATH })
 }
 
-/// A duration with its unit.
+/// A duration: numbers with their units, as humantime reads them.
 pub(super) fn duration(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "string",
-        "pattern": "^([0-9]+ ?(ms|s|sec|m|min|h|d) ?)+$",
+        "pattern": concat!(
+            r"^(\s*[0-9]+(\.[0-9]+)?\s*(nanos|nsec|ns|usec|us|millis|msec|ms|seconds?|secs?|s|minutes?|mins?|m|",
+            r"hours?|hrs?|h|days?|d|weeks?|wks?|w|months?|M|years?|yrs?|y)\s*)+$",
+        ),
         "examples": ["120s", "2m 30s"],
     })
 }
