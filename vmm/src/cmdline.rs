@@ -55,6 +55,8 @@ pub fn reboots_by_triple_fault(cmdline: &str) -> bool {
         .split_ascii_whitespace()
         .filter_map(|word| word.strip_prefix("reboot="))
         .flat_map(|kinds| kinds.split(','))
+        // Only the mode, cold or warm, is another one after a panic; the way is the same.
+        .map(|kind| kind.strip_prefix("panic_").unwrap_or(kind))
         .filter_map(|kind| kind.chars().next())
         .rfind(|letter| "baktep".contains(*letter))
         == Some('t')
@@ -95,6 +97,8 @@ mod tests {
             ("noreboot=t", false),
             ("reboot=t reboot=warm", true),
             ("reboot=t,k", false),
+            ("reboot=t,panic_warm", true),
+            ("reboot=panic_t", true),
             ("reboot=", false),
         ] {
             assert_eq!(reboots_by_triple_fault(cmdline), expected, "{cmdline}");
