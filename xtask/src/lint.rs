@@ -32,7 +32,7 @@ pub fn run_all() -> Result<()> {
         .args(["fmt", "--check", "--manifest-path"])
         .arg(&fuzz))?;
     run(cargo()
-        .args(["clippy", "--all-targets", "--manifest-path"])
+        .args(["clippy", "--all-targets", "--locked", "--manifest-path"])
         .arg(&fuzz)
         .arg("--target-dir")
         .arg(workspace::target().join("fuzz"))

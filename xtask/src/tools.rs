@@ -23,6 +23,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iproute2", "network namespaces and taps"),
     ("bind9-dnsutils", "dig"),
     ("strace", "counting system calls"),
+    ("python3", "programs with a terminal or a socket in tests"),
     ("acpica-tools", "iasl reads the ACPI tables in tests"),
     ("dmidecode", "reads the SMBIOS tables in tests"),
     ("g++", "building libFuzzer"),
@@ -35,11 +36,15 @@ const VIRTIOFSD_VERSION: &str = "1.14.0";
 
 const CARGO_DENY_VERSION: &str = "0.20.2";
 
-/// Installs the Debian packages that are missing.
+/// Installs the Debian packages that are missing, and fetches apt's lists if there are none: guests are made from
+/// packages that they name.
 pub fn packages() -> Result<()> {
     let missing = missing()?;
     if missing.is_empty() {
-        return Ok(());
+        return match !has_lists() && is_root() {
+            true => debian::update_lists(),
+            false => Ok(()),
+        };
     }
     if !is_root() {
         let what: Vec<_> = missing
