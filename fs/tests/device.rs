@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Guest, SOON, Served, needs_reset, tag};
+use common::{Guest, SOON, Served, back_end::*, needs_reset, tag};
 use minivmm_devices::{
     GuestMemory,
     test_utils::readable,
@@ -129,62 +129,14 @@ fn refused(behaves: impl FnOnce(UnixStream) + Send) -> (Error, Duration) {
     }
 }
 
-/// The next request: its code, whether it wants an answer, and its first 32 bits.
-fn next_request(socket: &mut UnixStream) -> Option<(u32, bool, u32)> {
-    let mut header = [0; 12];
-    socket.read_exact(&mut header).ok()?;
-    let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().unwrap());
-    let mut body = vec![0; usize::try_from(word(8)).unwrap()];
-    socket.read_exact(&mut body).ok()?;
-    body.resize(4, 0);
-    let first = u32::from_le_bytes(body.try_into().unwrap());
-    Some((word(0), word(4) & 8 != 0, first))
-}
-
-/// Reads requests until one of `code` comes.
-fn wait_for(socket: &mut UnixStream, code: u32) {
-    while next_request(socket).unwrap().0 != code {}
-}
-
-/// Answers a request of `code` with one 64-bit number.
-fn answer(socket: &mut UnixStream, code: u32, value: u64) {
-    // Version 1, and the flag of an answer.
-    for word in [code, 1 | 4, 8] {
-        socket.write_all(&word.to_le_bytes()).unwrap();
-    }
-    socket.write_all(&value.to_le_bytes()).unwrap();
-}
-
-// Codes of requests, as the vhost-user specification numbers them.
-const GET_FEATURES: u32 = 1;
-const SET_FEATURES: u32 = 2;
-const SET_MEM_TABLE: u32 = 5;
-const SET_VRING_NUM: u32 = 8;
-const SET_VRING_ADDR: u32 = 9;
-const SET_VRING_BASE: u32 = 10;
-const GET_VRING_BASE: u32 = 11;
-const SET_VRING_KICK: u32 = 12;
-const SET_VRING_CALL: u32 = 13;
-const GET_PROTOCOL_FEATURES: u32 = 15;
-const GET_QUEUE_NUM: u32 = 17;
-const SET_VRING_ENABLE: u32 = 18;
-const RESET_DEVICE: u32 = 34;
-
 #[test]
 fn queues_are_handed_over_and_taken_back_in_the_order_of_the_protocol() {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let back_end = thread::spawn(move || {
         let mut seen = Vec::new();
-        while let Some((code, wants_answer, first)) = next_request(&mut theirs) {
-            seen.push((code, first));
-            match code {
-                GET_FEATURES => answer(&mut theirs, code, 1 << 30 | 1 << 32),
-                GET_PROTOCOL_FEATURES => answer(&mut theirs, code, 1 | 1 << 3 | 1 << 13),
-                GET_QUEUE_NUM => answer(&mut theirs, code, 2),
-                GET_VRING_BASE => answer(&mut theirs, code, u64::from(first)),
-                _ if wants_answer => answer(&mut theirs, code, 0),
-                _ => {}
-            }
+        while let Some(request) = next_request(&mut theirs) {
+            seen.push((request.code, request.first));
+            answer_well(&mut theirs, request);
         }
         seen
     });

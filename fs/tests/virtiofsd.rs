@@ -17,7 +17,10 @@ use std::{
 
 use common::{Guest, SOON, Served, program, share_of, tag};
 use minivmm_devices::test_utils::readable;
-use minivmm_fs::{FsDevice, Virtiofsd, virtiofsd::Error};
+use minivmm_fs::{
+    FsDevice, Virtiofsd,
+    virtiofsd::{Error, Ids, Options},
+};
 use rustix::{
     process::{Gid, Pid, PidfdFlags, Signal, Uid, geteuid, getpgid, pidfd_open, pidfd_send_signal},
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
@@ -156,6 +159,52 @@ fn it_is_root_of_its_own_user_namespace_with_the_ids_of_the_host() {
     guest.mkdir("of-a-user", 1234).unwrap();
     let owner = fs::metadata(served.share.path().join("of-a-user")).unwrap();
     assert_eq!((owner.uid(), owner.gid()), (1234, 1234));
+}
+
+#[test]
+fn a_shifted_virtiofsd_is_a_stranger_on_the_host_and_dies_with_its_starter() {
+    const BASE: u32 = 1_000_000_000;
+    assert!(geteuid().is_root(), "this test needs root");
+    let (send, receive) = mpsc::channel();
+    let starter = thread::spawn(move || {
+        let share = tempfile::tempdir().unwrap();
+        chown(share.path(), Some(BASE), Some(BASE)).unwrap();
+        let options = Options {
+            ids: Some(Ids::Shifted { base: BASE }),
+            ..Options::default()
+        };
+        let mut served = Served::serve(share, tempfile::tempdir().unwrap(), options);
+        let device = connected(&mut served);
+        let pid = served.virtiofsd.pid();
+        let child = child_of(pid);
+        for process in [pid, child] {
+            let ids = [BASE; 4].map(|id| id.to_string()).join("\t");
+            assert_eq!(status_field(process, "Uid"), ids);
+            assert_eq!(status_field(process, "Gid"), ids);
+            assert_eq!(status_field(process, "Groups"), "");
+        }
+        let mut guest = Guest::activate(device);
+        guest.init();
+        for (name, uid) in [("of-root", 0), ("of-a-user", 1234)] {
+            fs::set_permissions(served.share.path(), fs::Permissions::from_mode(0o777)).unwrap();
+            guest.mkdir(name, uid).unwrap();
+            let owner = fs::metadata(served.share.path().join(name)).unwrap();
+            assert_eq!(
+                (owner.uid(), owner.gid()),
+                (BASE + uid, BASE + uid),
+                "{name}"
+            );
+        }
+        assert!(guest.mkdir("beyond", 70_000).is_err());
+        send.send([pidfd(pid), pidfd(child)]).unwrap();
+        // As after kill -9, nothing of ours tidies up; the guest's end of the connection stays open.
+        std::mem::forget((served.virtiofsd, guest));
+    });
+    let processes = receive.recv().unwrap();
+    starter.join().unwrap();
+    for process in &processes {
+        assert!(readable(process, SOON));
+    }
 }
 
 #[test]

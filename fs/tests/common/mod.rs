@@ -1,6 +1,8 @@
 //! A guest's driver for virtio-fs, as small as it can be, and the real virtiofsd.
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::panic)]
 
+pub mod back_end;
+
 use std::{
     fs::File,
     os::unix::net::UnixStream,
@@ -198,6 +200,12 @@ impl Guest {
         body.extend(name.as_bytes());
         body.push(0);
         self.request(FUSE_MKDIR, uid, &body).map(|_| ())
+    }
+
+    /// Makes a request available, of which no answer is expected.
+    pub fn leave_pending(&mut self) {
+        self.requests.add(&[(REQUEST, 40)], &[(REPLY, REPLY_LEN)]);
+        self.notify.write(1).unwrap();
     }
 
     /// One FUSE request on the request queue (linux/fuse.h); gives the answer without its header, or the
