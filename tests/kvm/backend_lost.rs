@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
-    Test,
+    Test, depth,
     vm::{self, Running, Vm},
 };
 
@@ -68,7 +68,7 @@ const SHORTLY_TESTED: [(Moment, Policy); 4] = [
 
 /// What the other tests leave of the matrix.
 fn the_rest() -> Result<()> {
-    if std::env::var_os("MINIVMM_SOAK").is_none() {
+    if depth(true, false) {
         return Ok(());
     }
     for moment in [

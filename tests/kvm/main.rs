@@ -14,6 +14,7 @@ mod debian;
 mod dns;
 mod ends;
 mod errors;
+mod files;
 mod guest;
 mod kernels;
 mod machine;
@@ -21,6 +22,7 @@ mod net;
 mod network;
 mod panics;
 mod plan;
+mod shares;
 mod smbios;
 mod tiny;
 mod user;
@@ -58,10 +60,12 @@ fn main() -> ExitCode {
         depth(&[], debian::LONG),
         dns::TESTS,
         ends::TESTS,
+        files::TESTS,
         kernels::TESTS,
         machine::TESTS,
         panics::TESTS,
         plan::TESTS,
+        shares::TESTS,
         smbios::TESTS,
         user::TESTS,
         net::TESTS,
