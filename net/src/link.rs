@@ -17,6 +17,9 @@ use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 
 use crate::ioctl::{check, request};
 
+/// The highest first byte of an address that is locally administered and no group's (IEEE 802).
+const HIGH_ADDRESS: u8 = 0xfe;
+
 /// What an interface's driver is called by ETHTOOL_GDRVINFO (linux/ethtool.h): `struct ethtool_drvinfo` begins with the
 /// command and its name.
 const ETHTOOL_GDRVINFO: u32 = 3;
@@ -60,6 +63,18 @@ impl Links {
         let mut request = request(name);
         request.ifr_ifru.ifru_mtu = mtu.into();
         self.ioctl(libc::SIOCSIFMTU, &mut request)
+    }
+
+    /// Gives an Ethernet interface an address of its own that is above those of cards: a bridge has the lowest one of its
+    /// ports, which is not to change with a port that comes and goes.
+    pub(crate) fn raise_address(&self, name: &str) -> io::Result<()> {
+        let mut request = request(name);
+        self.ioctl(libc::SIOCGIFHWADDR, &mut request)?;
+        // SAFETY: SIOCGIFHWADDR has set this member of the union, and any bits are numbers.
+        let mut address = unsafe { request.ifr_ifru.ifru_hwaddr };
+        address.sa_data[0] = HIGH_ADDRESS as libc::c_char;
+        request.ifr_ifru.ifru_hwaddr = address;
+        self.ioctl(libc::SIOCSIFHWADDR, &mut request)
     }
 
     pub(crate) fn bring_up(&self, name: &str) -> io::Result<()> {

@@ -4,7 +4,7 @@
 mod common;
 
 use std::{
-    fs::File,
+    fs::{self, File},
     os::fd::OwnedFd,
     path::Path,
     process::Command,
@@ -216,6 +216,33 @@ fn a_tap_is_made_put_into_its_bridge_and_goes_with_its_descriptors() {
                 thread::yield_now();
             }
         }
+    });
+}
+
+#[test]
+fn a_bridge_stays_as_it_is_when_a_tap_comes_and_goes() {
+    in_namespace(|| {
+        ip("link add br-a type bridge");
+        ip("link add veth-a address f2:00:00:00:00:01 mtu 4000 type veth peer name veth-b");
+        ip("link set veth-a master br-a");
+        let seen = || {
+            let read = |file| fs::read_to_string(format!("/sys/class/net/br-a/{file}")).unwrap();
+            (read("address"), read("mtu"))
+        };
+        let before = seen();
+        assert_eq!(
+            before,
+            ("f2:00:00:00:00:01\n".to_owned(), "4000\n".to_owned())
+        );
+        let tap = Tap::open("vm-a", &wanted(true, Some("br-a"))).unwrap();
+        assert_eq!(seen(), before);
+        let text = link("vm-a");
+        assert!(
+            text.contains("link/ether fe:") && text.contains("mtu 4000"),
+            "{text}"
+        );
+        drop(tap);
+        assert_eq!(seen(), before);
     });
 }
 

@@ -8,6 +8,7 @@ use std::{
 
 use super::{FLAGS, TUN, Tap, TapError};
 use crate::{
+    MTU_MAX,
     ioctl::{self, Flags},
     link::Links,
     name::is_interface_name,
@@ -22,7 +23,7 @@ pub struct TapOptions {
     pub create: bool,
     /// The bridge that it is put into, if it is not there.
     pub bridge: Option<String>,
-    /// The MTU that a tap gets which is made.
+    /// The MTU that a tap gets which is made; that of the bridge if there is none.
     pub mtu: Option<u16>,
 }
 
@@ -74,10 +75,7 @@ impl Tap {
             }
             None if options.create => {
                 let tap = Self::of(name, opener.make()?, true)?;
-                if let Some(mtu) = options.mtu {
-                    let set = links.set_mtu(name, mtu);
-                    set.map_err(TapError::kernel(name, "set the MTU"))?;
-                }
+                opener.prepare(&links)?;
                 tap
             }
             None => return Err(opener.missing()),
@@ -161,6 +159,24 @@ impl Opener<'_> {
             _ => self.refused(error),
         })?;
         self.further(first, flags)
+    }
+
+    /// Makes of a tap that was just made a port that changes nothing of its bridge, whose address and MTU follow those
+    /// of its ports.
+    fn prepare(&self, links: &Links) -> Result<(), TapError> {
+        links
+            .raise_address(self.name)
+            .map_err(TapError::kernel(self.name, "set the address"))?;
+        let of_bridge = || {
+            let mtu = links.mtu(self.options.bridge.as_deref()?).ok()?;
+            Some(u16::try_from(mtu).map_or(MTU_MAX, |mtu| mtu.min(MTU_MAX)))
+        };
+        match self.options.mtu.or_else(of_bridge) {
+            Some(mtu) => links
+                .set_mtu(self.name, mtu)
+                .map_err(TapError::kernel(self.name, "set the MTU")),
+            None => Ok(()),
+        }
     }
 
     /// The files of the other queues after the first.

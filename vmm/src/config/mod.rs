@@ -158,7 +158,8 @@ pub struct Interface {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = Limits::QUEUES))]
     pub queues: Option<u8>,
-    /// The MTU that the guest is told, and that a tap gets which is made. Without it guests take 1500.
+    /// The MTU that the guest is told, and that a tap gets which is made. Without it guests take 1500, and such a tap has
+    /// its bridge's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = Limits::MTU_MIN, max = Limits::MTU_MAX))]
     pub mtu: Option<u16>,
