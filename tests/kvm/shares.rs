@@ -121,13 +121,14 @@ impl Elsewhere {
         Ok(Self(child))
     }
 
-    /// Stops the process that does the work.
-    fn freeze(&self) -> Result<()> {
-        let pids = vm::descendants(self.0.id())?;
-        let pids = pids.into_iter().chain([self.0.id()]);
-        for pid in pids {
+    /// Sends a signal to its processes: the one that does the work, and the one that waits for it.
+    fn signal(&self, signal: Signal) -> Result<()> {
+        for pid in vm::descendants(self.0.id())?
+            .into_iter()
+            .chain([self.0.id()])
+        {
             let pid = Pid::from_raw(pid.try_into()?).context("no process id")?;
-            kill_process(pid, Signal::STOP)?;
+            kill_process(pid, signal)?;
         }
         Ok(())
     }
@@ -135,8 +136,8 @@ impl Elsewhere {
 
 impl Drop for Elsewhere {
     fn drop(&mut self) {
-        // Already ended in most cases.
-        let _ = self.0.kill();
+        // Already ended in most cases. The worker outlives its parent if it is stopped.
+        let _ = self.signal(Signal::KILL);
         let _ = self.0.wait();
     }
 }
@@ -169,7 +170,7 @@ fn late_socket() -> Result<()> {
 
     // It is no child of minivmm's: that it is stopped can be seen only by what it does not do.
     fs::remove_file(&socket)?;
-    first.freeze()?;
+    first.signal(Signal::STOP)?;
     running.wait_for("the share is lost")?;
     running.wait_for("starting the VM again: 1 of at most 5")?;
     running.wait_for_nth("waiting up to 60 s for a virtiofsd", 2)?;
