@@ -157,11 +157,17 @@ fn resources(
             Role::Share => shares.push(UnixStream::from(fd)),
         }
     }
-    let taps = taps
-        .into_values()
-        .map(|queues| Tap::from_fds(queues).map_err(|error| (Blame::Vmm, error.to_string())))
-        .collect::<Result<_, _>>()?;
     let config = config.ok_or_else(|| wrong("a configuration"))?;
+    let taps = taps.into_iter().map(|(interface, queues)| {
+        Tap::from_fds(queues).map_err(|error| {
+            let id = config.interfaces.get(usize::from(interface));
+            let id = id.map_or("?", |interface| &interface.id);
+            // It was in order when the supervisor opened it, so somebody has removed it, before a restart perhaps.
+            let why = format!("interfaces.id: the tap of `{id}` is gone: {error}");
+            (Blame::Config, why)
+        })
+    });
+    let taps = taps.collect::<Result<_, _>>()?;
     let resources = Resources {
         kvm: kvm.ok_or_else(|| wrong("KVM"))?,
         kernel: kernel.ok_or_else(|| wrong("a kernel"))?,
@@ -183,4 +189,32 @@ fn tell_of_loss(channel: Arc<Channel>) -> OnShareLost {
             tracing::error!("the supervisor cannot be told of a lost share: {error}");
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::protocol::send_config;
+
+    #[test]
+    fn a_tap_that_was_removed_before_a_restart_is_named() {
+        let config = VmConfig::from_toml(
+            "name = \"a\"\n[kernel]\npath = \"k\"\n\
+             [[interfaces]]\ntype = \"tap\"\nid = \"vm-a\"\nmac = \"02:00:00:00:00:01\"\n",
+        );
+        let config = send_config(&config.unwrap()).unwrap();
+        // What is left of a descriptor whose tap is gone: it is attached to nothing.
+        let gone = File::options().read(true).write(true).open("/dev/net/tun");
+        let fds = vec![gone.unwrap().into(), config];
+        let (channel, _theirs) = Channel::pair().unwrap();
+        let outcome = resources(vec![Role::Tap(0), Role::Config], fds, &Arc::new(channel));
+        let (blame, why) = outcome.map(|_| ()).unwrap_err();
+        assert_eq!(blame, Blame::Config);
+        assert!(
+            why.starts_with("interfaces.id: the tap of `vm-a` is gone: "),
+            "{why}"
+        );
+    }
 }
