@@ -82,7 +82,11 @@ impl Failure {
 /// One line without control characters, whatever a library, a file's name or a distrusted process brings
 /// along.
 pub fn one_line(text: &str) -> String {
-    text.replace(char::is_control, " ")
+    // Unicode has two ends of lines that are no control characters.
+    text.replace(
+        |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'),
+        " ",
+    )
 }
 
 /// An error with its causes, as far as it does not name them itself.
@@ -127,6 +131,9 @@ mod tests {
 
     #[test]
     fn a_message_is_one_line() {
-        assert_eq!(one_line("a\nb\x1b[31mc\r"), "a b [31mc ");
+        assert_eq!(
+            one_line("a\nb\x1b[31mc\r\u{85}\u{2028}d\u{2029}"),
+            "a b [31mc   d "
+        );
     }
 }
