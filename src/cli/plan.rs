@@ -1,6 +1,7 @@
 //! `minivmm config check -v`: the machine that a configuration makes, as a table or as JSON.
 
 use std::{
+    borrow::Cow,
     fmt::Display,
     io::{self, Write},
     path::Path,
@@ -25,8 +26,8 @@ const QUIET: Style = Style::new().dimmed();
 /// All that is said; serialised, it is the object of `--json`.
 #[derive(Serialize)]
 pub struct Report<'a> {
-    /// The configuration.
-    file: &'a Path,
+    /// The configuration; JSON has no path that is not UTF-8.
+    file: Cow<'a, str>,
     #[serde(flatten)]
     plan: Plan,
     kernel: Kernel<'a>,
@@ -77,7 +78,7 @@ impl<'a> Report<'a> {
             initrd,
         } = checked.placement;
         Ok(Self {
-            file: &file.path,
+            file: file.path.to_string_lossy(),
             plan: Plan::new(config).map_err(Failure::config)?,
             kernel: Kernel {
                 path: &config.kernel.path,
@@ -105,7 +106,7 @@ impl<'a> Report<'a> {
     fn write(&self, to: &mut impl Write) -> io::Result<()> {
         let Self { plan, kernel, .. } = self;
         let mut facts = vec![
-            ("VM", format!("{} ({})", plan.name, self.file.display())),
+            ("VM", format!("{} ({})", plan.name, self.file)),
             ("vCPUs", plan.vcpu.to_string()),
             ("memory", format!("{} MiB", plan.mem)),
             ("kernel", kernel.path.display().to_string()),
