@@ -97,7 +97,10 @@ pub(super) fn mac(_: &mut SchemaGenerator) -> Schema {
 pub(super) fn ipv4_cidr(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "string",
-        "pattern": r"^([0-9]{1,3}\.){3}[0-9]{1,3}/([0-9]|[12][0-9]|3[0-2])$",
+        "pattern": concat!(
+            r"^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])",
+            r"/([0-9]|[12][0-9]|3[0-2])$",
+        ),
         "examples": ["192.168.83.2/24"],
     })
 }
