@@ -57,6 +57,12 @@ fn budgets() -> Result<()> {
     });
 
     let mut least = measure()?;
+    for name in allowed.keys() {
+        ensure!(
+            least.contains_key(name.as_str()),
+            "budgets.toml: `{name}` is not measured"
+        );
+    }
     for _ in 1..ATTEMPTS {
         if complaints(&least, &allowed).is_empty() {
             break;
