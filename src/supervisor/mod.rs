@@ -32,8 +32,10 @@ use signals::Signals;
 
 /// Runs the VM of `config` until it ends for good.
 pub fn run(config: &VmConfig, log_level: &str) -> Result<End, Failure> {
+    // Before anything is opened, which could be mistaken for a descriptor that was handed in.
+    let inherited = taps::inherited(config)?;
     let mut signals = Signals::new()?;
-    let opened = Opened::open(config)?;
+    let opened = Opened::open(config, inherited)?;
     for share in &config.shares {
         if let Some(notice) = ids_notice(share) {
             tracing::info!(share = %share.tag, "{notice}");

@@ -15,7 +15,10 @@ use minivmm_fs::{Program, program};
 use minivmm_net::Tap;
 use minivmm_vmm::{VmConfig, cmdline, host, kvm, layout};
 
-use super::{shares, taps};
+use super::{
+    shares,
+    taps::{self, Inherited},
+};
 use crate::failure::{Failure, with_causes};
 
 /// What a VM works on.
@@ -38,10 +41,8 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Opens what `config` names; the first thing that is missing is the error.
-    pub fn open(config: &VmConfig) -> Result<Self, Failure> {
-        // Before anything else is opened, which could be mistaken for a descriptor that was handed in.
-        let inherited = taps::inherited(config)?;
+    /// Opens what `config` names beside the taps that were handed in; the first thing that is missing is the error.
+    pub fn open(config: &VmConfig, inherited: Inherited) -> Result<Self, Failure> {
         let Checked { kernel, initrd, .. } = Self::check(config)?;
         let virtiofsd = virtiofsd(config).transpose().map_err(Failure::host)?;
         let taps = taps::open(config, inherited)?;
