@@ -3,7 +3,8 @@
 //!
 //! In the lab the command finds this machine's programs, files and checkout, and may write anywhere: what it writes
 //! stays in the lab's RAM and is gone afterwards. `/scratch` (`MINIVMM_SCRATCH`) is an ext4 disk that is new for each
-//! run, `/guest/debian` (`MINIVMM_GUEST_DEBIAN`) is the small Debian of [`guest`](crate::guest), read-only, and `/out` leads back to the directory given as `--out`. Standard output and error come as one stream.
+//! run, `/guest/debian` (`MINIVMM_GUEST_DEBIAN`) is the small Debian of [`guest`](crate::guest), read-only, and `/out`
+//! leads back to the directory given as `--out`. Standard output and error come as one stream.
 
 mod console;
 mod hold;
@@ -13,6 +14,7 @@ mod machine;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -134,10 +136,16 @@ fn run_here(job: &Job, tee: Option<&mut dyn Write>) -> Result<u8> {
                 .tempdir_in(&cache)
         })
         .context("cannot make a scratch directory")?;
+    // Its own: what others leave in the machine's is not the command's doing.
+    let temporary = scratch.path().join("tmp");
+    fs::create_dir(&temporary)
+        .and_then(|()| fs::set_permissions(&temporary, fs::Permissions::from_mode(0o1777)))
+        .context("cannot make a directory for temporary files")?;
     let mut command = program(name);
     command
         .args(arguments)
         .env("MINIVMM_SCRATCH", scratch.path())
+        .env("TMPDIR", &temporary)
         .envs(job.environment.iter().map(|(name, value)| (name, value)));
     if let Some(out) = &job.out {
         command.env("MINIVMM_OUT", out);
@@ -186,4 +194,19 @@ fn terminal_size() -> Option<(u16, u16)> {
     }
     let size = rustix::termios::tcgetwinsize(&stdout).ok()?;
     Some((size.ws_row, size.ws_col))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_command_that_runs_here_has_scratch_and_temporary_directories_of_its_own() {
+        let script = "[ \"$TMPDIR\" = \"$MINIVMM_SCRATCH/tmp\" ] && [ -k \"$TMPDIR\" ] && exit 7";
+        let mut job = Job::new(["sh", "-c", script].map(OsString::from).to_vec());
+        job.debian = false;
+        assert_eq!(run_here(&job, None).unwrap(), 7);
+    }
 }
