@@ -126,8 +126,8 @@ impl Tap {
     }
 }
 
-/// Puts a queue of a tap with several into use, or takes it out: then the tap gives it no frame, and what it had not
-/// been read is dropped.
+/// Puts a queue of a tap with several into use, or takes it out: then the tap gives it no frame, and what was
+/// not read of it is dropped.
 pub(crate) fn use_queue(queue: &File, used: bool) -> io::Result<()> {
     match ioctl::set_queue(queue, used) {
         // It is so already.
