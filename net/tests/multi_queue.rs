@@ -168,7 +168,9 @@ fn a_broken_ring_of_any_pair_breaks_the_card_and_a_reset_repairs_it() {
 
 #[test]
 fn a_tap_whose_queues_another_process_has_left_unused_is_whole_again() {
-    with_pairs(2, 0, |host, guest, _, copy| {
+    with_pairs(2, 0, |host, mut guest, _, copy| {
+        // The first card has done with the tap when it serves its queues.
+        speak(&host, &mut guest, 0);
         // One pair is used, and the tap's second queue is not: so it stays when the process is killed.
         std::mem::forget(guest);
         let tap = Tap::from_fds(copy).unwrap();

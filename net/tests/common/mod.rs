@@ -3,13 +3,22 @@
 
 pub mod card;
 
-use std::{fs, process::Command, thread};
+use std::{
+    fs,
+    process::Command,
+    sync::{Mutex, PoisonError},
+    thread,
+};
 
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
     process::geteuid,
     thread::UnshareFlags,
 };
+
+/// One test at a time: a child that another one forks has a copy of every descriptor until it runs its program, and a
+/// tap that is held by such a copy is busy.
+static ONE: Mutex<()> = Mutex::new(());
 
 /// Runs `test` on a thread with a network and a mount namespace of its own.
 ///
@@ -19,6 +28,7 @@ pub fn in_namespace(test: impl FnOnce() + Send) {
         geteuid().is_root(),
         "this test makes a network namespace with taps: run it as root"
     );
+    let _alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
             unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS);
