@@ -220,6 +220,10 @@ impl Virtiofsd {
             }
             ended = self.child.try_wait()?.is_some();
             printing = printing && self.log.drain();
+            // One that prints without pause is always ready.
+            if left.is_zero() {
+                return Ok(ended && !printing);
+            }
         }
     }
 }
@@ -246,4 +250,31 @@ fn abandon(mut child: Child) {
     // Killing and waiting fail only for a child that has been waited for.
     let _ = child.kill();
     let _ = child.wait();
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io::{PipeReader, Write};
+
+    use super::*;
+
+    #[test]
+    fn one_that_prints_without_pause_is_waited_for_no_longer_than_others() {
+        let (mut printing, log) = UnixStream::pair().unwrap();
+        printing.set_nonblocking(true).unwrap();
+        // More than is read in one turn.
+        while printing.write(&[b'x'; 4096]).is_ok() {}
+        let tag: Tag = "data".parse().unwrap();
+        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut virtiofsd = Virtiofsd {
+            pidfd: open_pidfd(&child).unwrap(),
+            log: Log::new(tag.clone(), PipeReader::from(OwnedFd::from(log))).unwrap(),
+            tag,
+            child,
+        };
+        assert!(!virtiofsd.wait(Duration::ZERO).unwrap());
+        let mut output = [PollFd::new(&virtiofsd.log, PollFlags::IN)];
+        assert_eq!(poll(&mut output, Some(&Timespec::default())), Ok(1));
+    }
 }
