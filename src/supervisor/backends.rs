@@ -7,6 +7,7 @@ use std::{
     },
     path::PathBuf,
     process::ExitStatus,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -32,6 +33,7 @@ const STOPPED_PATIENCE: Duration = Duration::from_secs(5);
 const LOST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The virtiofsds of one run.
+#[derive(Default)]
 pub struct Backends(Vec<Backend>);
 
 struct Backend {
@@ -70,6 +72,9 @@ impl Backends {
         opened: &Opened,
         signals: &Signals,
     ) -> Result<Option<(Self, Vec<UnixStream>)>, Failure> {
+        if signals.wait(Duration::ZERO) {
+            return Ok(None);
+        }
         let servers: Vec<Server> = config.shares.iter().map(server).collect();
         // Those that others start may take their time, so ours are started behind them.
         let deadline = external::deadline();
@@ -171,7 +176,10 @@ impl Backends {
         let Some(Backend { virtiofsd, state }) = backend else {
             return;
         };
-        if matches!(state, State::Killed | State::Ended) {
+        if matches!(
+            state,
+            State::Condemned { .. } | State::Killed | State::Ended
+        ) {
             return;
         }
         for pid in virtiofsd.stopped_processes() {
@@ -197,23 +205,37 @@ impl Backends {
 
     /// Waits for their ends, now that the VMM process is gone: they end with their connections.
     pub fn finish(self) {
-        for Backend { virtiofsd, state } in self.0 {
-            let tag = virtiofsd.tag().clone();
-            let pid = virtiofsd.pid();
-            let done = match state {
-                State::Serving => virtiofsd.stop(END_PATIENCE),
-                _ => virtiofsd.finish_off(LOST_PATIENCE),
-            };
-            match done {
-                Ok(status) if status.success() || state == State::Ended => {}
-                Ok(status) if state == State::Serving => {
-                    tracing::info!(share = %tag, pid, "virtiofsd {}", describe(status));
-                }
-                Ok(status) => tracing::error!(share = %tag, pid, "virtiofsd {}", describe(status)),
-                Err(error) => {
-                    tracing::error!(share = %tag, pid, "virtiofsd cannot be ended: {error}")
+        // Side by side: all that hang take as long as one.
+        thread::scope(|scope| {
+            for backend in self.0 {
+                let finish = move || backend.finish();
+                // What is not called is dropped, and so the virtiofsd is killed.
+                if let Err(error) = thread::Builder::new().spawn_scoped(scope, finish) {
+                    tracing::error!(
+                        "a virtiofsd is killed because it cannot be waited for: {error}"
+                    );
                 }
             }
+        });
+    }
+}
+
+impl Backend {
+    fn finish(self) {
+        let Self { virtiofsd, state } = self;
+        let tag = virtiofsd.tag().clone();
+        let pid = virtiofsd.pid();
+        let done = match state {
+            State::Serving => virtiofsd.stop(END_PATIENCE),
+            _ => virtiofsd.finish_off(LOST_PATIENCE),
+        };
+        match done {
+            Ok(status) if status.success() || state == State::Ended => {}
+            Ok(status) if state == State::Serving => {
+                tracing::info!(share = %tag, pid, "virtiofsd {}", describe(status));
+            }
+            Ok(status) => tracing::error!(share = %tag, pid, "virtiofsd {}", describe(status)),
+            Err(error) => tracing::error!(share = %tag, pid, "virtiofsd cannot be ended: {error}"),
         }
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! It opens everything once ([`opened`]), and looks after one run of the VM after the other: a
 //! [`session`] has a VMM process of its own ([`spawn`]), and a back end for each share ([`backends`],
-//! [`external`]). What ends a run, and in which order, is in [`stop`]; whether another one follows, in
-//! [`restarts`]. Signals belong to all of them ([`signals`]). The supervisor never touches guest memory.
+//! [`external`]). What ends a run, and in which order, is in [`stop`] and [`losses`]; whether another one
+//! follows, in [`restarts`]. Signals belong to all of them ([`signals`]). The supervisor never touches guest memory.
 
 mod backends;
 mod external;
 mod inherited;
+mod losses;
 mod opened;
 mod restarts;
 mod session;
@@ -17,7 +18,7 @@ mod spawn;
 mod stop;
 mod taps;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use minivmm_vmm::{End, VmConfig};
 
@@ -42,13 +43,16 @@ pub fn run(config: &VmConfig, log_level: &str) -> Result<End, Failure> {
         }
     }
     let mut restarts = Restarts::default();
+    let mut last = None;
     loop {
         let Some(backends) = Backends::start(config, &opened, &signals)? else {
             tracing::info!("a signal came before the guest could run");
-            return Ok(End::Killed);
+            return Ok(last.unwrap_or(End::Killed));
         };
         let over = Session::start(config, &opened, backends, &mut signals, log_level)?.run()?;
-        if over.asked || !restarts::wanted(config, &over.end) {
+        // It may also come while the last run is tidied up.
+        let asked = over.asked || signals.wait(Duration::ZERO);
+        if asked || !restarts::wanted(config, &over.end) {
             return Ok(over.end);
         }
         match restarts.take(Instant::now()) {
@@ -66,5 +70,6 @@ pub fn run(config: &VmConfig, log_level: &str) -> Result<End, Failure> {
                 return Ok(over.end);
             }
         }
+        last = Some(over.end);
     }
 }

@@ -16,6 +16,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use super::{
     backends::Backends,
+    losses::Losses,
     opened::Opened,
     signals::Signals,
     spawn::{self, Child},
@@ -29,12 +30,16 @@ use crate::{
 /// What an event is about. The virtiofsds, of which there are few, are counted from theirs on.
 mod token {
     pub const WISH: u32 = 0;
-    pub const CHANNEL: u32 = 1;
-    pub const VMM: u32 = 2;
-    pub const CHILDREN: u32 = 3;
+    pub const HANGUP: u32 = 1;
+    pub const CHANNEL: u32 = 2;
+    pub const VMM: u32 = 3;
+    pub const CHILDREN: u32 = 4;
     pub const VIRTIOFSD_OUTPUT: u32 = 0x100;
     pub const VIRTIOFSD_END: u32 = 0x200;
 }
+
+/// Messages that are heard before it is anybody else's turn: a VMM that its guest has taken over may never pause.
+const HEARD: usize = 32;
 
 /// How a run was over.
 pub struct Over {
@@ -56,8 +61,7 @@ pub struct Session<'a> {
     asked: bool,
     /// The guest has begun to run.
     running: bool,
-    /// The share whose loss ends this run.
-    lost: Option<Tag>,
+    losses: Losses,
     /// What the VMM said of its end or its failure.
     outcome: Option<Result<End, Failure>>,
     /// How the VMM process ended.
@@ -98,7 +102,7 @@ impl<'a> Session<'a> {
             stop: Stop::new(config.lifecycle.stop_timeout),
             asked: false,
             running: false,
-            lost: None,
+            losses: Losses::default(),
             outcome: None,
             ended: None,
         })
@@ -165,6 +169,13 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// The terminal has gone. A shell and the kernel both say so, and that is one wish.
+    fn hung_up(&mut self) {
+        if !self.asked {
+            self.asked();
+        }
+    }
+
     fn listen(&mut self, ops: &mut EventOps) {
         if !self.hear() {
             // Its end is seen by the pidfd.
@@ -174,15 +185,17 @@ impl<'a> Session<'a> {
 
     /// Takes the messages that have come; says whether more can.
     fn hear(&mut self) -> bool {
-        loop {
+        for _ in 0..HEARD {
             match self.channel.try_receive::<FromVmm>() {
                 Ok(Some(FromVmm::Running)) => {
-                    self.running = true;
-                    tracing::info!("the VM runs");
+                    if !std::mem::replace(&mut self.running, true) {
+                        tracing::info!("the VM runs");
+                    }
                 }
                 Ok(Some(FromVmm::Failed { blame, message })) => {
                     self.outcome
                         .get_or_insert(Err(Failure::new(blame, message)));
+                    self.stop.ending(Instant::now());
                 }
                 Ok(Some(FromVmm::ShareLost { tag })) => {
                     let shares = &self.config.shares;
@@ -205,6 +218,7 @@ impl<'a> Session<'a> {
                 }
             }
         }
+        true
     }
 
     /// Ends a VM that cannot be looked after any more.
@@ -220,7 +234,7 @@ impl<'a> Session<'a> {
         if let Some((_, pidfd)) = self.backends.descriptors().nth(n) {
             let _ = ops.remove(Events::empty_raw(pidfd));
         }
-        let vm_runs = self.outcome.is_none() && !self.stop.is_killing();
+        let vm_runs = self.outcome.is_none() && !self.stop.has_killed();
         if let Some(tag) = self.backends.ended(n, vm_runs) {
             self.share_lost(&tag);
         }
@@ -229,30 +243,27 @@ impl<'a> Session<'a> {
     /// The guest has lost a share: what follows is the configuration's to say.
     fn share_lost(&mut self, tag: &Tag) {
         // Before the guest runs, the VMM finds it out itself and fails. Afterwards nobody misses it.
-        if !self.running || self.outcome.is_some() || self.lost.is_some() {
+        if !self.running || self.outcome.is_some() {
+            return;
+        }
+        // The end that somebody has forced stays theirs.
+        if self.stop.is_killing() && !self.losses.end_the_run() {
             return;
         }
         let share = self.config.shares.iter().find(|s| s.tag == *tag);
-        match share.map(|share| share.on_failure) {
-            None => {}
+        match share.and_then(|share| self.losses.add(share)) {
             Some(OnFailure::Ignore) => {
                 tracing::warn!(share = %tag, "the guest goes on without the share (on_failure = \"ignore\")");
             }
-            Some(OnFailure::Stop) => {
-                self.lost = Some(tag.clone());
-                if !self.stop.has_begun() {
-                    self.stop.asked(Instant::now());
-                }
-            }
+            // A guest that is shutting down is not kept from it.
+            _ if self.stop.has_begun() => {}
+            Some(OnFailure::Stop) => self.stop.asked(Instant::now()),
             Some(OnFailure::RestartVm) => {
-                self.lost = Some(tag.clone());
-                // A guest that is shutting down is not kept from it.
-                if !self.stop.has_begun() {
-                    let tag = tag.to_string();
-                    self.tell(&ToVmm::EndForShare { tag });
-                    self.stop.ending(Instant::now());
-                }
+                let tag = tag.to_string();
+                self.tell(&ToVmm::EndForShare { tag });
+                self.stop.ending(Instant::now());
             }
+            None => {}
         }
     }
 
@@ -274,10 +285,9 @@ impl<'a> Session<'a> {
     /// Tidies up after the VMM process: the virtiofsds, which end by themselves when it is gone.
     fn finish(self) -> Result<Over, Failure> {
         self.backends.finish();
-        let end = match (self.lost, self.outcome) {
-            (Some(tag), _) => End::BackendLost {
-                tag: tag.to_string(),
-            },
+        let said = self.outcome.as_ref().and_then(|said| said.as_ref().ok());
+        let end = match (self.losses.end(said, self.asked), self.outcome) {
+            (Some(lost), _) => lost,
             (None, Some(outcome)) => outcome?,
             (None, None) if self.stop.is_killing() => End::Killed,
             (None, None) => {
@@ -353,6 +363,7 @@ impl MutEventSubscriber for Session<'_> {
     fn init(&mut self, ops: &mut EventOps) {
         let mut sources = vec![
             (self.signals.wishes_fd(), token::WISH),
+            (self.signals.hangups_fd(), token::HANGUP),
             (self.signals.children_fd(), token::CHILDREN),
             (self.channel.as_raw_fd(), token::CHANNEL),
             (self.vmm.pidfd.as_raw_fd(), token::VMM),
@@ -376,6 +387,10 @@ impl MutEventSubscriber for Session<'_> {
                     self.asked();
                 }
             }
+            token::HANGUP => {
+                self.signals.forget_hangups();
+                self.hung_up();
+            }
             token::CHILDREN => {
                 self.signals.forget_children();
                 self.backends.look(Instant::now());
@@ -396,3 +411,6 @@ impl MutEventSubscriber for Session<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,6 +94,11 @@ impl Stop {
         !matches!(self.state, State::Running | State::ShuttingDown { .. })
     }
 
+    /// Whether the VMM process was killed.
+    pub fn has_killed(&self) -> bool {
+        matches!(self.state, State::Killed)
+    }
+
     /// What is due at `now`; to be called until it says to wait.
     pub fn due(&mut self, now: Instant) -> Action {
         match &mut self.state {
@@ -149,7 +154,9 @@ mod tests {
             Action::Wait(Some(END_PATIENCE))
         );
         let late = start + 7 * SECOND + END_PATIENCE;
+        assert!(!stop.has_killed());
         assert_eq!(stop.due(late), Action::KillProcess);
+        assert!(stop.has_killed());
         assert_eq!(stop.due(late), Action::Wait(None));
     }
 

@@ -1,0 +1,93 @@
+#![allow(clippy::unwrap_used)]
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
+
+use super::*;
+
+/// A session whose shares have no virtiofsd, and the VMM's end of its channel.
+fn with_session(test: impl FnOnce(Session<'_>, Channel)) {
+    let config = VmConfig::from_toml(
+        "name = \"a\"\n[kernel]\npath = \"k\"\n\
+         [[shares]]\ntag = \"restart\"\nsource = \"/srv\"\n\
+         [[shares]]\ntag = \"stop\"\nsource = \"/srv\"\non_failure = \"stop\"\n",
+    )
+    .unwrap();
+    let mut signals = Signals::new().unwrap();
+    let (channel, vmm) = Channel::pair().unwrap();
+    let session = Session {
+        config: &config,
+        signals: &mut signals,
+        channel,
+        vmm: Child {
+            pidfd: pidfd_open(getpid(), PidfdFlags::empty()).unwrap(),
+        },
+        backends: Backends::default(),
+        stop: Stop::new(config.lifecycle.stop_timeout),
+        asked: false,
+        running: false,
+        losses: Losses::default(),
+        outcome: None,
+        ended: None,
+    };
+    test(session, vmm);
+}
+
+#[test]
+fn a_vmm_that_never_pauses_keeps_nobody_waiting() {
+    with_session(|mut session, vmm| {
+        while vmm.send(&FromVmm::Running, &[]).is_ok() {}
+        assert!(session.hear());
+        assert!(session.channel.try_receive::<FromVmm>().is_ok());
+    });
+}
+
+#[test]
+fn a_vmm_that_has_failed_and_stays_is_killed() {
+    with_session(|mut session, vmm| {
+        let failed = FromVmm::Failed {
+            blame: minivmm_vmm::Blame::Host,
+            message: "no".into(),
+        };
+        vmm.send(&failed, &[]).unwrap();
+        assert!(session.hear());
+        assert!(session.act(Instant::now()) > 0, "it has a deadline");
+    });
+}
+
+#[test]
+fn a_terminal_that_goes_away_is_one_wish_however_often_it_is_said() {
+    with_session(|mut session, _vmm| {
+        session.hung_up();
+        session.hung_up();
+        assert!(session.stop.has_begun() && !session.stop.is_killing());
+        session.asked();
+        assert_eq!(session.stop.due(Instant::now()), Action::End);
+    });
+}
+
+fn lose(session: &mut Session<'_>, tag: &str) -> bool {
+    session.share_lost(&tag.parse().unwrap());
+    session.losses.end_the_run()
+}
+
+#[test]
+fn an_end_that_was_forced_is_not_a_lost_shares() {
+    with_session(|mut session, _vmm| {
+        assert!(!lose(&mut session, "restart"), "before the guest ran");
+        session.running = true;
+        session.asked();
+        session.asked();
+        assert!(!lose(&mut session, "restart"));
+    });
+}
+
+#[test]
+fn two_shares_that_are_lost_at_once_end_the_vm_once_and_for_good() {
+    with_session(|mut session, _vmm| {
+        session.running = true;
+        assert!(lose(&mut session, "restart") && session.stop.is_killing());
+        assert!(lose(&mut session, "stop"));
+        let tag = "stop".into();
+        let end = session.losses.end(None, false);
+        assert_eq!(end, Some(End::BackendLost { tag }));
+    });
+}
