@@ -167,9 +167,8 @@ impl Virtiofsd {
                 ended = self.wait(SIGNAL_GRACE)?;
             }
         }
-        let status = self.child.wait()?;
         self.log_output();
-        Ok(status)
+        self.status_of_killed()
     }
 
     /// Waits up to `patience` for it to end by itself, and kills one that has been given up.
@@ -178,9 +177,16 @@ impl Virtiofsd {
             self.kill();
             self.wait(SIGNAL_GRACE)?;
         }
-        let status = self.child.wait()?;
         self.log_output();
-        Ok(status)
+        self.status_of_killed()
+    }
+
+    /// How it ended, now that SIGKILL, if nothing else, has had its time.
+    fn status_of_killed(&mut self) -> io::Result<ExitStatus> {
+        // A disk or a file server that does not answer keeps it, and is not to keep us.
+        let stays = "SIGKILL does not end it, as when the source's file system hangs";
+        let status = self.child.try_wait()?;
+        status.ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, stays))
     }
 
     /// Kills it, with the process in its sandbox, also when they are stopped.
@@ -232,8 +238,11 @@ impl Drop for Virtiofsd {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
             self.signal(Signal::KILL);
-            // SIGKILL needs no answer; there is nobody to tell of a failure here.
-            let _ = self.child.wait();
+            // There is nobody to tell of a failure here.
+            let grace = Timespec::try_from(SIGNAL_GRACE).ok();
+            let mut end = [PollFd::new(&self.pidfd, PollFlags::IN)];
+            let _ = rustix::io::retry_on_intr(|| poll(&mut end, grace.as_ref()));
+            let _ = self.child.try_wait();
         }
     }
 }
