@@ -78,7 +78,7 @@ impl<'a> Session<'a> {
         log_level: &str,
     ) -> Result<Self, Failure> {
         let (channel, theirs) = Channel::pair().map_err(Failure::vmm)?;
-        let vmm = spawn::spawn(theirs, log_level).map_err(|error| spawn_failure(&error))?;
+        let vmm = spawn::spawn(theirs, log_level).map_err(|error| spawn::failure(&error))?;
         match send_start(&channel, config, opened, &shares) {
             Ok(()) => {}
             // The process ended before it took the message; why is found by `run`.
@@ -345,18 +345,6 @@ fn send_start(
         fds.push(share.as_fd());
     }
     channel.send(&ToVmm::Start { roles }, &fds)
-}
-
-fn spawn_failure(error: &io::Error) -> Failure {
-    let hint = match error.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::StorageFull => {
-            ": let users make user namespaces (sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces above 0), or run as root"
-        }
-        _ => "",
-    };
-    Failure::host(format!(
-        "cannot start the VMM process in a PID namespace: {error}{hint}"
-    ))
 }
 
 impl MutEventSubscriber for Session<'_> {

@@ -10,7 +10,7 @@ use std::{
     ptr,
 };
 
-use crate::{log, protocol::Channel, vmm_process};
+use crate::{failure::Failure, log, protocol::Channel, vmm_process};
 
 /// The VMM process.
 #[derive(Debug)]
@@ -73,6 +73,19 @@ pub fn spawn(channel: Channel, log_level: &str) -> io::Result<Child> {
         }),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// What a person should know of an error of [`spawn`].
+pub fn failure(error: &io::Error) -> Failure {
+    let hint = match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::StorageFull => {
+            ": let users make user namespaces (sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces above 0), or run as root"
+        }
+        _ => "",
+    };
+    Failure::host(format!(
+        "cannot start the VMM process in a PID namespace: {error}{hint}"
+    ))
 }
 
 /// In the child: becomes the VMM.
