@@ -105,7 +105,13 @@ case $boots-$(cat /data/moment) in
     echo minivmm-guest: ready for the reset
     until [ -e /data/reset ]; do usleep 100000; done
     cd /sys/bus/pci/devices/0000:00:0f.0
-    (echo virtio* >/sys/bus/virtio/drivers/virtiofs/unbind; echo minivmm-guest: reset is done) &
+    (
+        set -- virtio*
+        cd /sys/bus/virtio/drivers/virtiofs
+        echo $1 >unbind
+        echo minivmm-guest: reset is done
+        echo $1 >bind
+    ) &
     ;;
 0-*)
     use &
@@ -172,9 +178,8 @@ fn lose(moment: Moment, policy: Policy) -> Result<()> {
         }
         Policy::Ignore => {
             running.wait_for("the guest goes on without the share")?;
-            if moment != StoppedBeforeActivation {
-                running.wait_for("the device needs a reset by its driver")?;
-            }
+            // At the latest when the driver wants it again.
+            running.wait_for("the device needs a reset by its driver")?;
             fs::write(vm.data().join("question"), "alive\n")?;
             running.wait_for("minivmm-guest: answer alive")?;
             running.signal(Signal::TERM)?;

@@ -99,7 +99,7 @@ pub fn run(needs: &Needs) -> Result<Outcome> {
         complaints.push("the KVM tests did not say how they went".to_owned());
     }
     if code != 0 && in_lab && may_repeat(&output) {
-        for name in &output.failed {
+        for name in output.failed() {
             println!("make test: {name} failed in the lab; once more");
             let mut again = TestOutput::default();
             let code = lab::run(&needs.job(&["--exact", name]), Some(&mut again))?;
@@ -118,8 +118,8 @@ pub fn run(needs: &Needs) -> Result<Outcome> {
 /// Whether all failures are known by name and few enough.
 fn may_repeat(output: &TestOutput) -> bool {
     output.results == 1
-        && (1..=REPEATED).contains(&output.failed.len())
-        && usize::try_from(output.tally.failed) == Ok(output.failed.len())
+        && (1..=REPEATED).contains(&output.failed().len())
+        && usize::try_from(output.tally.failed) == Ok(output.failed().len())
 }
 
 #[cfg(test)]

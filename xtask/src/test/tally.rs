@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::ops::Add;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How many tests went which way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl fmt::Display for Tally {
 }
 
 impl Tally {
-    /// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; …`, coloured or not.
+    /// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; …`.
     fn parse(line: &str) -> Option<Self> {
         let (_, counts) = line.split_once("test result: ")?;
         let count = |what: &str| {
@@ -55,30 +55,70 @@ impl Tally {
     }
 }
 
-/// Reads the end of such a line, `finished in 1.20s`.
-fn time(line: &str) -> Option<Duration> {
-    let (_, seconds) = line.split_once("finished in ")?;
-    Duration::try_from_secs_f64(seconds.trim().strip_suffix('s')?.parse().ok()?).ok()
+/// A test that has run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// Its name.
+    pub name: String,
+    /// Whether it passed.
+    pub passed: bool,
+    /// How long it took, if no other ran beside it.
+    pub time: Duration,
 }
 
-/// Reads `test boot::one ... FAILED`, coloured or not.
-fn failed(line: &str) -> Option<String> {
-    let (name, outcome) = line.strip_prefix("test ")?.split_once(" ... ")?;
-    outcome.contains("FAILED").then(|| name.trim().to_owned())
-}
-
-/// Takes the output of test programs.
+/// Takes the output of test programs while they run.
 #[derive(Debug, Default)]
 pub struct TestOutput {
     /// The sum over all of them.
     pub tally: Tally,
     /// How many there were.
     pub results: u32,
-    /// How long all of them took, as they say.
-    pub time: Duration,
-    /// The tests that were said to have failed.
-    pub failed: Vec<String>,
+    /// The tests that passed or failed, by name.
+    pub tests: Vec<Ran>,
+    /// The test that is running, if it has printed something itself.
+    running: Option<String>,
+    since: Option<Instant>,
     line: Vec<u8>,
+}
+
+impl TestOutput {
+    /// The names of the tests that failed.
+    pub fn failed(&self) -> Vec<&str> {
+        let failed = self.tests.iter().filter(|test| !test.passed);
+        failed.map(|test| test.name.as_str()).collect()
+    }
+
+    /// Reads `test boot::one ... ok`. What a test prints stands behind its name, and its outcome in a line of its own.
+    fn line(&mut self, line: &str) {
+        if let Some(tally) = Tally::parse(line) {
+            self.tally = self.tally + tally;
+            self.results += 1;
+            return;
+        }
+        let named = line
+            .strip_prefix("test ")
+            .and_then(|line| line.split_once(" ... "));
+        let (name, outcome) = match named {
+            Some((name, outcome)) => (Some(name.trim().to_owned()), outcome),
+            None => (self.running.take(), line),
+        };
+        let passed = match outcome.trim() {
+            "ok" => true,
+            "FAILED" => false,
+            _ => {
+                self.running = name;
+                self.since.get_or_insert_with(Instant::now);
+                return;
+            }
+        };
+        let now = Instant::now();
+        let time = self.since.replace(now).map(|since| now - since);
+        self.tests.extend(name.map(|name| Ran {
+            name,
+            passed,
+            time: time.unwrap_or_default(),
+        }));
+    }
 }
 
 impl io::Write for TestOutput {
@@ -88,14 +128,8 @@ impl io::Write for TestOutput {
                 self.line.push(*byte);
                 continue;
             }
-            let line = String::from_utf8_lossy(&self.line);
-            if let Some(tally) = Tally::parse(&line) {
-                self.tally = self.tally + tally;
-                self.results += 1;
-                self.time += time(&line).unwrap_or_default();
-            }
-            self.failed.extend(failed(&line));
-            self.line.clear();
+            let line = plain(&String::from_utf8_lossy(&std::mem::take(&mut self.line)));
+            self.line(&line);
         }
         Ok(bytes.len())
     }
@@ -103,6 +137,16 @@ impl io::Write for TestOutput {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// The text without its colours.
+fn plain(text: &str) -> String {
+    let mut parts = text.split("\x1b[");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        plain.push_str(part.split_once('m').map_or(part, |(_, text)| text));
+    }
+    plain
 }
 
 #[cfg(test)]
@@ -126,19 +170,28 @@ mod tests {
         assert_eq!(output.results, 1);
         output.write_all(b"t; finished in 1.20s\n").unwrap();
         assert_eq!(output.results, 2);
-        assert_eq!(output.time, Duration::from_millis(1200));
         assert_eq!(output.tally.to_string(), "12 passed, 3 failed, 5 skipped");
     }
 
     #[test]
-    fn failed_tests_are_named() {
+    fn tests_are_known_by_name_also_when_they_print_something() {
         let mut output = TestOutput::default();
         output
             .write_all(
-                b"test a::b    ... ok\ntest c ... \x1b[31mFAILED\x1b[0m\ntest result: FAILED.\n",
+                b"running 4 tests\ntest a::b    ... ok\ntest c ... \x1b[31mFAILED\x1b[0m\n\
+                  test d ... figures\nok is a word\nFAILED\ntest e ... 7 MB\nok\nok\ntest result: FAILED.\n",
             )
             .unwrap();
-        assert_eq!(output.failed, ["c"]);
+        let tests: Vec<_> = output
+            .tests
+            .iter()
+            .map(|test| (test.name.as_str(), test.passed))
+            .collect();
+        assert_eq!(
+            tests,
+            [("a::b", true), ("c", false), ("d", false), ("e", true)]
+        );
+        assert_eq!(output.failed(), ["c", "d"]);
     }
 
     #[test]
