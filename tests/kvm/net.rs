@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
 
 use crate::{
     Test, depth,
@@ -62,6 +63,10 @@ pub const TESTS: &[Test] = &[
     Test {
         name: "net::two_interfaces_on_a_made_tap_and_on_one_that_is_handed_in_reach_two_networks",
         run: two_interfaces,
+    },
+    Test {
+        name: "net::kill_9_of_the_supervisor_takes_the_tap_along_that_it_made",
+        run: supervisor_killed,
     },
 ];
 
@@ -208,4 +213,22 @@ fn two_interfaces() -> Result<()> {
     network.has_no_link("vm1")?;
     vm::run(["ip", "-n", host, "link", "show", "vm2"])?;
     Ok(())
+}
+
+fn supervisor_killed() -> Result<()> {
+    let network = Network::new("kill")?;
+    let vm = Vm::with_script("echo minivmm-guest: standing still\nsleep 100000\n")?
+        .by(["ip", "netns", "exec", &network.host])
+        .toml(&format!(
+            "{}create = true\n",
+            Network::toml().replace("vm0", "vm1")
+        ));
+    let mut running = vm.start()?;
+    running.wait_for("minivmm-guest: standing still")?;
+    vm::run(["ip", "-n", &network.host, "link", "show", "vm1"])?;
+    let processes = vm::descendants(running.pid())?;
+    running.signal(Signal::KILL)?;
+    vm::wait_gone(&processes)?;
+    running.wait()?;
+    network.has_no_link("vm1")
 }
