@@ -31,7 +31,8 @@ enum Verb {
     /// Run a VM until it ends
     ///
     /// The guest's console goes to standard output. SIGTERM, SIGINT and SIGHUP press the guest's power
-    /// button and wait for it to shut down, up to `lifecycle.stop_timeout`; a second signal ends it at once.
+    /// button and wait for it to shut down, up to `lifecycle.stop_timeout`; a second
+    /// SIGTERM or SIGINT ends it at once.
     ///
     /// Exit codes: 0 the guest powered off, 10 it asked for a reset, 11 triple fault, 12 its kernel panicked, 13 ended
     /// after the deadline or by a second signal, 14 a virtiofsd was lost and the VM was not restarted for it, 69 the
