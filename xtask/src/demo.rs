@@ -23,7 +23,7 @@ pub fn run() -> Result<u8> {
     let begin = Instant::now();
     let steps = Steps::new(4);
     steps.step("Debian packages", tools::packages)?;
-    let virtiofsd = steps.loud("virtiofsd, from crates.io", tools::virtiofsd)?;
+    let virtiofsd = steps.loud("virtiofsd, from its crate", tools::virtiofsd)?;
     steps.step("the guest, from Debian packages", guest::dns)?;
     steps.loud("minivmm", test::build_minivmm)?;
     steps.finish("what the demo needs");

@@ -1,4 +1,4 @@
-//! Programs that the tests and the demo need beside Rust: Debian packages, and virtiofsd from crates.io.
+//! Programs that the tests and the demo need beside Rust: Debian packages, and virtiofsd from its crate.
 
 use std::fs;
 use std::path::PathBuf;
