@@ -136,9 +136,14 @@ impl Elsewhere {
 
 impl Drop for Elsewhere {
     fn drop(&mut self) {
-        // Already ended in most cases. The worker outlives its parent if it is stopped.
+        // Already ended in most cases. The worker outlives its parent if it is stopped, and until it is gone it holds the
+        // socket's lock, without which the next one does not start.
+        let workers = vm::descendants(self.0.id()).unwrap_or_default();
         let _ = self.signal(Signal::KILL);
         let _ = self.0.wait();
+        if let Err(error) = vm::wait_gone(&workers) {
+            eprintln!("{error:#}");
+        }
     }
 }
 
