@@ -15,6 +15,7 @@ mod session;
 mod shares;
 mod signals;
 mod spawn;
+mod start_message;
 mod stop;
 mod taps;
 

@@ -1,17 +1,21 @@
 //! One run of a VM, from the start of its VMM process to that process' end.
+//!
+//! * [`events`]: what it waits for
+//! * [`heard`]: what the VMM says
+//! * [`shares_lost`]: virtiofsds that end, shares that are lost
+
+mod events;
+mod heard;
+mod shares_lost;
 
 use std::{
-    io::{self, ErrorKind},
-    os::{
-        fd::{AsFd, AsRawFd, BorrowedFd},
-        unix::net::UnixStream,
-    },
+    io::ErrorKind,
+    os::{fd::AsFd, unix::net::UnixStream},
     time::Instant,
 };
 
-use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
-use minivmm_fs::Tag;
-use minivmm_vmm::{End, VmConfig, config::OnFailure};
+use event_manager::{EventManager, SubscriberOps};
+use minivmm_vmm::{End, VmConfig};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use super::{
@@ -20,26 +24,13 @@ use super::{
     opened::Opened,
     signals::Signals,
     spawn::{self, Child},
+    start_message,
     stop::{Action, Stop},
 };
 use crate::{
     failure::{Failure, one_line},
-    protocol::{Channel, FromVmm, Role, ToVmm, send_config},
+    protocol::{Channel, ToVmm},
 };
-
-/// What an event is about. The virtiofsds, of which there are few, are counted from theirs on.
-mod token {
-    pub const WISH: u32 = 0;
-    pub const HANGUP: u32 = 1;
-    pub const CHANNEL: u32 = 2;
-    pub const VMM: u32 = 3;
-    pub const CHILDREN: u32 = 4;
-    pub const VIRTIOFSD_OUTPUT: u32 = 0x100;
-    pub const VIRTIOFSD_END: u32 = 0x200;
-}
-
-/// Messages that are heard before it is anybody else's turn: a VMM that its guest has taken over may never pause.
-const HEARD: usize = 32;
 
 /// How a run was over.
 pub struct Over {
@@ -79,7 +70,7 @@ impl<'a> Session<'a> {
     ) -> Result<Self, Failure> {
         let (channel, theirs) = Channel::pair().map_err(Failure::vmm)?;
         let vmm = spawn::spawn(theirs, log_level).map_err(|error| spawn::failure(&error))?;
-        match send_start(&channel, config, opened, &shares) {
+        match start_message::send(&channel, config, opened, &shares) {
             Ok(()) => {}
             // The process ended before it took the message; why is found by `run`.
             Err(error)
@@ -176,95 +167,10 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn listen(&mut self, ops: &mut EventOps) {
-        if !self.hear() {
-            // Its end is seen by the pidfd.
-            let _ = ops.remove(Events::empty(&self.channel));
-        }
-    }
-
-    /// Takes the messages that have come; says whether more can.
-    fn hear(&mut self) -> bool {
-        for _ in 0..HEARD {
-            match self.channel.try_receive::<FromVmm>() {
-                Ok(Some(FromVmm::Running)) => {
-                    if !std::mem::replace(&mut self.running, true) {
-                        tracing::info!("the VM runs");
-                    }
-                }
-                Ok(Some(FromVmm::Failed { blame, message })) => {
-                    self.outcome
-                        .get_or_insert(Err(Failure::new(blame, message)));
-                    self.stop.ending(Instant::now());
-                }
-                Ok(Some(FromVmm::ShareLost { tag })) => {
-                    let shares = &self.config.shares;
-                    if let Some(share) = shares.iter().find(|s| s.tag.as_str() == tag) {
-                        self.backends.condemn(&share.tag, Instant::now());
-                        self.share_lost(&share.tag.clone());
-                    }
-                }
-                Ok(Some(FromVmm::Ended(end))) => {
-                    self.outcome.get_or_insert(Ok(end));
-                    self.stop.ending(Instant::now());
-                }
-                Ok(None) => return false,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
-                Err(error) => {
-                    self.fail(format!(
-                        "the VMM process said something that is no message: {error}"
-                    ));
-                    return false;
-                }
-            }
-        }
-        true
-    }
-
     /// Ends a VM that cannot be looked after any more.
     fn fail(&mut self, why: String) {
         self.outcome.get_or_insert(Err(Failure::vmm(why)));
         self.stop.kill_now();
-    }
-
-    /// A virtiofsd has ended, as it does by itself when its VM has.
-    fn virtiofsd_ended(&mut self, n: usize, ops: &mut EventOps) {
-        // An end of the VM that came first is to be known first.
-        self.hear();
-        if let Some((_, pidfd)) = self.backends.descriptors().nth(n) {
-            let _ = ops.remove(Events::empty_raw(pidfd));
-        }
-        let vm_runs = self.outcome.is_none() && !self.stop.has_killed();
-        if let Some(tag) = self.backends.ended(n, vm_runs) {
-            self.share_lost(&tag);
-        }
-    }
-
-    /// The guest has lost a share: what follows is the configuration's to say.
-    fn share_lost(&mut self, tag: &Tag) {
-        // Before the guest runs, the VMM finds it out itself and fails. Afterwards nobody misses it.
-        if !self.running || self.outcome.is_some() {
-            return;
-        }
-        // The end that somebody has forced stays theirs.
-        if self.stop.is_killing() && !self.losses.end_the_run() {
-            return;
-        }
-        let share = self.config.shares.iter().find(|s| s.tag == *tag);
-        match share.and_then(|share| self.losses.add(share)) {
-            Some(OnFailure::Ignore) => {
-                tracing::warn!(share = %tag, "the guest goes on without the share (on_failure = \"ignore\")");
-            }
-            // A guest that is shutting down is not kept from it.
-            _ if self.stop.has_begun() => {}
-            Some(OnFailure::Stop) => self.stop.asked(Instant::now()),
-            Some(OnFailure::RestartVm) => {
-                let tag = tag.to_string();
-                self.tell(&ToVmm::EndForShare { tag });
-                self.stop.ending(Instant::now());
-            }
-            None => {}
-        }
     }
 
     fn reap(&mut self) {
@@ -306,97 +212,6 @@ impl<'a> Session<'a> {
             end,
             asked: self.asked,
         })
-    }
-}
-
-fn send_start(
-    channel: &Channel,
-    config: &VmConfig,
-    opened: &Opened,
-    shares: &[UnixStream],
-) -> io::Result<()> {
-    let config = send_config(config)?;
-    let mut roles = vec![
-        Role::Config,
-        Role::Kvm,
-        Role::Kernel,
-        Role::Entropy,
-        Role::Console,
-    ];
-    let mut fds: Vec<BorrowedFd<'_>> = vec![
-        config.as_fd(),
-        opened.kvm.as_fd(),
-        opened.kernel.as_fd(),
-        opened.entropy.as_fd(),
-        opened.console.as_fd(),
-    ];
-    if let Some(initrd) = &opened.initrd {
-        roles.push(Role::Initrd);
-        fds.push(initrd.as_fd());
-    }
-    for (interface, tap) in (0..).zip(&opened.taps) {
-        for queue in tap.fds() {
-            roles.push(Role::Tap(interface));
-            fds.push(queue);
-        }
-    }
-    for share in shares {
-        roles.push(Role::Share);
-        fds.push(share.as_fd());
-    }
-    channel.send(&ToVmm::Start { roles }, &fds)
-}
-
-impl MutEventSubscriber for Session<'_> {
-    fn init(&mut self, ops: &mut EventOps) {
-        let mut sources = vec![
-            (self.signals.wishes_fd(), token::WISH),
-            (self.signals.hangups_fd(), token::HANGUP),
-            (self.signals.children_fd(), token::CHILDREN),
-            (self.channel.as_raw_fd(), token::CHANNEL),
-            (self.vmm.pidfd.as_raw_fd(), token::VMM),
-        ];
-        for (n, (output, end)) in (0..).zip(self.backends.descriptors()) {
-            sources.push((output, token::VIRTIOFSD_OUTPUT + n));
-            sources.push((end, token::VIRTIOFSD_END + n));
-        }
-        for (fd, token) in sources {
-            if let Err(error) = ops.add(Events::with_data_raw(fd, token, EventSet::IN)) {
-                // A VM that nobody could stop does not run.
-                self.fail(format!("cannot watch a descriptor: {error}"));
-            }
-        }
-    }
-
-    fn process(&mut self, events: Events, ops: &mut EventOps) {
-        match events.data() {
-            token::WISH => {
-                for _ in 0..self.signals.wishes() {
-                    self.asked();
-                }
-            }
-            token::HANGUP => {
-                self.signals.forget_hangups();
-                self.hung_up();
-            }
-            token::CHILDREN => {
-                self.signals.forget_children();
-                self.backends.look(Instant::now());
-            }
-            token::CHANNEL => self.listen(ops),
-            token::VMM => self.reap(),
-            n if n >= token::VIRTIOFSD_END => {
-                self.virtiofsd_ended((n - token::VIRTIOFSD_END) as usize, ops);
-            }
-            n => {
-                if !self
-                    .backends
-                    .log_output(n.saturating_sub(token::VIRTIOFSD_OUTPUT) as usize)
-                {
-                    let _ = ops.remove(Events::empty_raw(events.fd()));
-                }
-            }
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use super::*;
+use crate::protocol::FromVmm;
 
 /// A session whose shares have no virtiofsd, and the VMM's end of its channel.
 fn with_session(test: impl FnOnce(Session<'_>, Channel)) {

@@ -1,0 +1,53 @@
+//! The message by which a VMM process learns what to run.
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
+};
+
+use minivmm_vmm::VmConfig;
+
+use super::opened::Opened;
+use crate::protocol::{Channel, Role, ToVmm, send_config};
+
+/// Tells the VMM process at the other end of `channel` what to run, with a connection for each share.
+pub fn send(
+    channel: &Channel,
+    config: &VmConfig,
+    opened: &Opened,
+    shares: &[UnixStream],
+) -> io::Result<()> {
+    let config = send_config(config)?;
+    let mut roles = vec![
+        Role::Config,
+        Role::Kvm,
+        Role::Kernel,
+        Role::Entropy,
+        Role::Console,
+    ];
+    let mut fds: Vec<BorrowedFd<'_>> = vec![
+        config.as_fd(),
+        opened.kvm.as_fd(),
+        opened.kernel.as_fd(),
+        opened.entropy.as_fd(),
+        opened.console.as_fd(),
+    ];
+    if let Some(initrd) = &opened.initrd {
+        roles.push(Role::Initrd);
+        fds.push(initrd.as_fd());
+    }
+    for (interface, tap) in (0..).zip(&opened.taps) {
+        for queue in tap.fds() {
+            roles.push(Role::Tap(interface));
+            fds.push(queue);
+        }
+    }
+    for share in shares {
+        roles.push(Role::Share);
+        fds.push(share.as_fd());
+    }
+    channel.send(&ToVmm::Start { roles }, &fds)
+}
