@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use minivmm_vmm::{Blame, End};
+use minivmm_vmm::{Blame, End, one_line};
 
 /// Exit codes, as docs/exit-codes.md lists them.
 pub mod code {
@@ -79,16 +79,6 @@ impl Failure {
     }
 }
 
-/// One line without control characters, whatever a library, a file's name or a distrusted process brings
-/// along.
-pub fn one_line(text: &str) -> String {
-    // Unicode has two ends of lines that are no control characters.
-    text.replace(
-        |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'),
-        " ",
-    )
-}
-
 /// An error with its causes, as far as it does not name them itself.
 pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -127,13 +117,5 @@ mod tests {
         assert_eq!(with_causes(&named), named.to_string());
         let silent = minivmm_boot::kernel::Error::Read(missing());
         assert_eq!(with_causes(&silent), format!("{silent}: {}", missing()));
-    }
-
-    #[test]
-    fn a_message_is_one_line() {
-        assert_eq!(
-            one_line("a\nb\x1b[31mc\r\u{85}\u{2028}d\u{2029}"),
-            "a b [31mc   d "
-        );
     }
 }

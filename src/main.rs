@@ -6,12 +6,14 @@
 //! * [`protocol`]: what the two say to each other
 //! * [`failure`], [`log`]: exit codes and errors, and the log, of both
 //! * [`machine_id`]: what tells this host from others
+//! * [`regular_file`]: files that somebody names
 
 mod cli;
 mod failure;
 mod log;
 mod machine_id;
 mod protocol;
+mod regular_file;
 mod supervisor;
 mod vmm_process;
 

@@ -70,7 +70,7 @@ mod tests {
     use vm_memory::{Bytes, GuestAddress};
 
     use super::*;
-    use crate::test_utils::{memory, platform};
+    use crate::test_utils::{memory, platform, u32_at, u64_at};
 
     fn page(initrd: Option<InitrdRange>) -> Vec<u8> {
         let platform = platform(64);
@@ -81,14 +81,6 @@ mod tests {
             .read_slice(&mut page, GuestAddress(START_INFO.start))
             .unwrap();
         page
-    }
-
-    fn u32_at(page: &[u8], offset: usize) -> u32 {
-        u32::from_le_bytes(page[offset..offset + 4].try_into().unwrap())
-    }
-
-    fn u64_at(page: &[u8], offset: usize) -> u64 {
-        u64::from_le_bytes(page[offset..offset + 8].try_into().unwrap())
     }
 
     #[test]

@@ -60,6 +60,18 @@ pub fn memory(platform: &Platform) -> GuestMemoryMmap {
     GuestMemoryMmap::from_ranges(&ranges).unwrap()
 }
 
+/// The little-endian number at `offset` of `bytes`.
+#[allow(clippy::unwrap_used)]
+pub fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes(bytes[offset..offset + 4].try_into().unwrap())
+}
+
+/// As [`u32_at`].
+#[allow(clippy::unwrap_used)]
+pub fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+    u64::from_le_bytes(bytes[offset..offset + 8].try_into().unwrap())
+}
+
 /// A bzImage as a 6.x kernel's build makes it, but for what a test changes; the code is a recognisable pattern.
 ///
 /// The fields are those of the setup header (boot.rst, "Details of Header Fields") by their names there, if nothing else

@@ -63,7 +63,7 @@ mod tests {
 
     use super::*;
     use crate::kernel::{Entry, Kernel, Protocol};
-    use crate::test_utils::{KernelBuilder, memory, platform};
+    use crate::test_utils::{KernelBuilder, memory, platform, u32_at, u64_at};
 
     fn page(platform: &Platform, initrd: Option<InitrdRange>) -> Vec<u8> {
         let memory = memory(platform);
@@ -79,14 +79,6 @@ mod tests {
             .read_slice(&mut page, GuestAddress(ZERO_PAGE.start))
             .unwrap();
         page
-    }
-
-    fn u32_at(page: &[u8], offset: usize) -> u32 {
-        u32::from_le_bytes(page[offset..offset + 4].try_into().unwrap())
-    }
-
-    fn u64_at(page: &[u8], offset: usize) -> u64 {
-        u64::from_le_bytes(page[offset..offset + 8].try_into().unwrap())
     }
 
     #[test]

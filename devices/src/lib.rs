@@ -6,6 +6,7 @@
 //! * [`virtio`]: the device trait, its worker thread, the virtio-pci transport and the entropy device
 //! * [`legacy`]: the 16550 serial port, the CMOS clock, pvpanic, the i8042 reset line and the ACPI sleep and
 //!   reset registers
+//! * [`text`]: text of others in our log
 //! * `test_utils` (feature `test-utils`): a fake hypervisor and the driver's side of a device
 //!
 //! Data flows one way: a vCPU's exit goes through [`bus`] to a register, a register write activates a
@@ -20,6 +21,7 @@ pub mod legacy;
 pub mod pci;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod test_utils;
+pub mod text;
 pub mod virtio;
 
 /// The guest's memory as every device sees it.

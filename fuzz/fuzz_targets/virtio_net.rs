@@ -4,53 +4,29 @@
 //! Needs root: it makes a network namespace, with a tap in it, for itself.
 #![no_main]
 
-use std::{
-    net::UdpSocket,
-    process::Command,
-    sync::{Arc, LazyLock},
-    time::{Duration, Instant},
-};
+use std::{net::UdpSocket, process::Command, sync::LazyLock};
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use minivmm_devices::{
-    pci::{MmioWindow, PciBus, Slot},
-    test_utils::{DriverQueue, FakeHypervisor, PciDriver, guest_memory},
-    virtio::pci::VirtioPci,
+use minivmm_fuzz::{
+    Access,
+    virtio::{Layout, Machine, Ring, VERSION_1},
 };
-use minivmm_fuzz::Access;
 use minivmm_net::{NetDevice, NetOptions, Tap, TapOptions};
 use rustix::thread::UnshareFlags;
 use vm_memory::{Bytes, GuestAddress};
 
-const WINDOW: MmioWindow = MmioWindow {
-    base: 0xc000_0000,
-    size: 0x2_0000,
-};
 const MEMORY: usize = 0x4_0000;
-const RINGS: u64 = 0x1000;
 const BUFFERS: u64 = 0x2_0000;
-const VERSION_1: u64 = 1 << 32;
+const LAYOUT: Layout = Layout {
+    rings: 0x1000,
+    size: 64,
+    buffers: BUFFERS,
+    address_mask: 0x3_ffff,
+    len_mask: 0x1_ffff,
+};
 /// Two pairs and the control queue.
 const QUEUES: usize = 5;
-const SIZE: u16 = 64;
-
-#[derive(Arbitrary, Debug)]
-struct Descriptor {
-    address: u32,
-    len: u32,
-    flags: u8,
-    next: u16,
-}
-
-#[derive(Arbitrary, Debug, Default)]
-struct Ring {
-    descriptors: Vec<Descriptor>,
-    heads: Vec<u8>,
-    /// How far the available index is beyond the heads.
-    lie: u8,
-    used_event: u16,
-}
 
 #[derive(Arbitrary, Debug)]
 struct Round {
@@ -92,7 +68,6 @@ static HOST: LazyLock<Host> = LazyLock::new(|| {
 
 fuzz_target!(|rounds: Vec<Round>| {
     let host = &*HOST;
-    let memory = guest_memory(MEMORY);
     let fds = host.tap.fds().map(|fd| fd.try_clone_to_owned());
     let fds = fds.collect::<Result<_, _>>().expect("there are more");
     let options = NetOptions {
@@ -101,18 +76,8 @@ fuzz_target!(|rounds: Vec<Round>| {
         offload: true,
     };
     let card = NetDevice::new(Tap::from_fds(fds).expect("it is a tap"), options);
-    let device = VirtioPci::new(
-        "fuzz",
-        Box::new(card),
-        memory.clone(),
-        Arc::new(FakeHypervisor::default()),
-    )
-    .expect("five queues are a device");
-    let bus = PciBus::new(WINDOW);
-    let slot = Slot::new(1).expect("there are 32");
-    bus.add(slot, device.clone()).expect("there is room");
-    let driver = PciDriver::new(&bus, slot, WINDOW.base);
-    let deadline = Duration::from_secs(5);
+    let machine = Machine::new(MEMORY, card);
+    let (driver, memory) = (&machine.driver, &machine.memory);
 
     for round in rounds.iter().take(4) {
         let len = round.bytes.len().min(0x1000);
@@ -121,16 +86,13 @@ fuzz_target!(|rounds: Vec<Round>| {
             .expect("it is memory");
         assert!(driver.negotiate(VERSION_1 | driver.device_features() & round.features));
         for access in round.config.iter().take(4) {
-            access.run_at(&*bus.window(), 0x2000, 0x1000);
+            access.run_at(&*machine.bus.window(), 0x2000, 0x1000);
         }
-        let mut queues = Vec::new();
         for (index, ring) in (0..).zip(&round.rings) {
-            let at = RINGS + 0x1000 * u64::from(index);
-            let queue = lay(&memory, at, ring);
+            let queue = LAYOUT.lay(memory, index, ring);
             if round.enabled >> index & 1 == 0 {
                 driver.enable_queue(index, &queue);
             }
-            queues.push(queue);
         }
         assert!(driver.start());
         for index in 0..QUEUES as u16 {
@@ -140,31 +102,7 @@ fuzz_target!(|rounds: Vec<Round>| {
         let _ = host
             .socket
             .send(&vec![7; usize::from(round.datagram % 20_000)]);
-        assert!(driver.reset(deadline), "the device does not come back");
+        machine.reset();
     }
-    device
-        .stop(Instant::now() + deadline)
-        .expect("a device stops, whatever its guest did");
+    machine.stop();
 });
-
-fn lay(memory: &Arc<minivmm_devices::GuestMemory>, at: u64, ring: &Ring) -> DriverQueue {
-    let queue = DriverQueue::new(memory, at, SIZE);
-    for (index, descriptor) in (0..SIZE).zip(&ring.descriptors) {
-        let Descriptor {
-            address,
-            len,
-            flags,
-            next,
-        } = *descriptor;
-        // Most buffers are whole, most chains end.
-        let address = BUFFERS + u64::from(address & 0x3_ffff);
-        let flags = u32::from(flags & 7);
-        queue.write_descriptor(index, address, len & 0x1_ffff, flags, next & 0x7f);
-    }
-    for head in ring.heads.iter().take(SIZE.into()) {
-        queue.publish(u16::from(*head) % (SIZE + 1));
-    }
-    queue.set_avail_idx(queue.avail_idx().wrapping_add(u16::from(ring.lie & 0x7f)));
-    queue.set_used_event(ring.used_event);
-    queue
-}

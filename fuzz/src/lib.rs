@@ -4,6 +4,7 @@
 //! without a deadline. A panic, an overflow, an assertion of the fake hypervisor and a hang are all findings.
 
 pub mod boot;
+pub mod virtio;
 
 use arbitrary::Arbitrary;
 use minivmm_devices::bus::BusDevice;

@@ -1,9 +1,7 @@
 //! A configuration file, and the place in it that an error is about.
 
 use std::{
-    fs::File,
     io::Read,
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -12,7 +10,7 @@ use minivmm_vmm::{
     config::{Limits, default_uuid, line_about},
 };
 
-use crate::{failure::Failure, machine_id::machine_id};
+use crate::{failure::Failure, machine_id::machine_id, regular_file};
 
 /// A configuration that is within its limits, with the text that it is from.
 pub struct ConfigFile {
@@ -59,17 +57,7 @@ impl ConfigFile {
 fn read_text(path: &Path) -> Result<String, Failure> {
     let name = path.display();
     let failed = |error| Failure::config(format!("{name}: {error}"));
-    // Opening a pipe would wait for somebody who writes to it.
-    let file = File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(Failure::config(format!(
-            "{name}: not a regular file: give a TOML file"
-        )));
-    }
+    let file = regular_file::open(path).map_err(failed)?;
     // One byte more than there may be: files of /proc and /sys do not tell their size.
     let mut bytes = Vec::new();
     file.take(Limits::FILE + 1)

@@ -3,23 +3,23 @@
 use std::{
     fs::File,
     io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::fs::OpenOptionsExt,
-    },
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use minivmm_boot::{Payload, Placement};
 use minivmm_fs::{Program, program};
 use minivmm_net::Tap;
-use minivmm_vmm::{VmConfig, cmdline, host, kvm, layout};
+use minivmm_vmm::{VmConfig, boot_key, cmdline, host, kvm, layout};
 
 use super::{
     shares,
     taps::{self, Inherited},
 };
-use crate::failure::{Failure, with_causes};
+use crate::{
+    failure::{Failure, with_causes},
+    regular_file,
+};
 
 /// What a VM works on.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ fn kernel(config: &VmConfig) -> Result<Checked, Failure> {
         cmdline: &cmdline::build(config),
     };
     let placement = minivmm_boot::check(&layout::platform(config), payload).map_err(|error| {
-        Failure::config(format!("{}{}", key(&error, config), with_causes(&error)))
+        Failure::config(format!("{}{}", place(&error, config), with_causes(&error)))
     })?;
     Ok(Checked {
         kernel,
@@ -115,18 +115,22 @@ fn kernel(config: &VmConfig) -> Result<Checked, Failure> {
 }
 
 /// The key, and the file, that an error is about.
-fn key(error: &minivmm_boot::Error, config: &VmConfig) -> String {
-    use minivmm_boot::Error;
-    let initrd = || config.kernel.initrd.clone().unwrap_or_default();
-    match error {
-        Error::Kernel(_) => format!("kernel.path: {}: ", config.kernel.path.display()),
-        Error::Initrd(_) => format!("kernel.initrd: {}: ", initrd().display()),
-        Error::Cmdline(_) => "kernel.cmdline: ".to_owned(),
-        _ => String::new(),
+fn place(error: &minivmm_boot::Error, config: &VmConfig) -> String {
+    let Some(key) = boot_key(error) else {
+        return String::new();
+    };
+    let file = match error {
+        minivmm_boot::Error::Kernel(_) => Some(&config.kernel.path),
+        minivmm_boot::Error::Initrd(_) => config.kernel.initrd.as_ref(),
+        _ => None,
+    };
+    match file {
+        Some(path) => format!("{key}: {}: ", path.display()),
+        None => format!("{key}: "),
     }
 }
 
-/// Opens a regular file, without waiting for the other end of what is a pipe.
+/// Opens the file that `key` names.
 fn open(key: &str, path: &Path) -> Result<File, Failure> {
     let failed = |error: io::Error| {
         let hint = match error.kind() {
@@ -137,13 +141,5 @@ fn open(key: &str, path: &Path) -> Result<File, Failure> {
         };
         Failure::config(format!("{key}: {}: {error}{hint}", path.display()))
     };
-    let file = File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(failed)?;
-    match file.metadata().map_err(failed)?.is_file() {
-        true => Ok(file),
-        false => Err(failed(io::Error::other("not a regular file"))),
-    }
+    regular_file::open(path).map_err(failed)
 }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use event_manager::{EventManager, SubscriberOps};
-use minivmm_vmm::{End, VmConfig};
+use minivmm_vmm::{End, VmConfig, one_line};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use super::{
@@ -28,7 +28,7 @@ use super::{
     stop::{Action, Stop},
 };
 use crate::{
-    failure::{Failure, one_line},
+    failure::Failure,
     protocol::{Channel, ToVmm},
 };
 

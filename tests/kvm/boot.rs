@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use crate::{
     Test,
-    vm::{self, Vm, value},
+    vm::{self, Vm, checksum, value},
 };
 
 pub const TESTS: &[Test] = &[
@@ -70,7 +70,7 @@ fn files() -> Result<()> {
         "count=64",
         "status=none",
     ])?;
-    let expected = checksum(&path)?;
+    let expected = checksum(&*path)?;
     let (code, output) = vm.run()?;
     ensure!(code == 0, "exit code {code}:\n{output}");
     let digest = |line: &str| {
@@ -85,19 +85,10 @@ fn files() -> Result<()> {
     );
     let written = vm.data().join("from-guest");
     ensure!(fs::metadata(&written)?.len() == SIZE as u64, "{output}");
-    let written = checksum(&written.to_string_lossy())?;
+    let written = checksum(&written)?;
     ensure!(
         digest(value(&output, "from-guest=")?) == written,
         "{output}"
     );
     Ok(())
-}
-
-fn checksum(path: &str) -> Result<String> {
-    let line = vm::run(["sha256sum", path])?;
-    Ok(line
-        .split_whitespace()
-        .next()
-        .unwrap_or_default()
-        .to_owned())
 }

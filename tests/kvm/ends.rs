@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -173,17 +172,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 ",
         program = vm::program().display().to_string()
     );
-    let output = Command::new("python3")
-        .args(["-c", &script])
-        .current_dir(vm.directory())
-        .output()?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    ensure!(
-        output.status.code() == Some(0),
-        "{}:\n{said}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let [said, _] = vm::python(&script, vm.directory())?;
     ensure!(said.contains("asking the guest to shut down"), "{said}");
     ensure!(said.contains("stopping for poweroff"), "{said}");
     vm.nothing_left()
@@ -210,13 +199,7 @@ sys.exit(vm.wait())
 ",
         program = vm::program().display().to_string()
     );
-    let output = Command::new("python3")
-        .args(["-c", &script])
-        .current_dir(vm.directory())
-        .output()?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let log = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.code() == Some(0), "{}:\n{log}", output.status);
+    let [said, log] = vm::python(&script, vm.directory())?;
     let numbers: Vec<usize> = said
         .lines()
         .filter_map(|line| line.trim().strip_prefix("line ")?.parse().ok())

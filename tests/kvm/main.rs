@@ -53,6 +53,7 @@ fn main() -> ExitCode {
     }
     let guests = [
         backend_lost::TESTS,
+        depth(&[], backend_lost::LONG),
         boot::TESTS,
         budgets::TESTS,
         clock::TESTS,

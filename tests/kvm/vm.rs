@@ -423,3 +423,23 @@ pub fn run<const N: usize>(words: [&str; N]) -> Result<String> {
     );
     Ok(said)
 }
+
+/// The SHA-256 of a file, as hexadecimal digits.
+pub fn checksum(path: impl AsRef<Path>) -> Result<String> {
+    let line = run(["sha256sum", &path.as_ref().to_string_lossy()])?;
+    let digits = line.split_whitespace().next();
+    Ok(digits.unwrap_or_default().to_owned())
+}
+
+/// Runs a Python program in `directory`; fails, with all that it said, if it does. Gives its standard output and its
+/// standard error.
+pub fn python(script: &str, directory: &Path) -> Result<[String; 2]> {
+    let output = Command::new("python3")
+        .args(["-c", script])
+        .current_dir(directory)
+        .output()?;
+    let [said, log] =
+        [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    ensure!(output.status.success(), "{}:\n{said}{log}", output.status);
+    Ok([said, log])
+}

@@ -29,7 +29,7 @@ pub enum Error {
     #[error("each interface needs a tap with a queue for each pair, and each share a connection")]
     Resources,
     /// The kernel, the initrd, the command line or the tables.
-    #[error("{}{_0}", boot_key(_0))]
+    #[error("{}{_0}", boot_key(_0).map(|key| format!("{key}: ")).unwrap_or_default())]
     Boot(#[from] minivmm_boot::Error),
     /// Guest memory.
     #[error(transparent)]
@@ -68,12 +68,12 @@ pub enum Error {
 }
 
 /// The key that an error of the boot crate, which knows no configuration, is about.
-fn boot_key(error: &minivmm_boot::Error) -> &'static str {
+pub fn boot_key(error: &minivmm_boot::Error) -> Option<&'static str> {
     match error {
-        minivmm_boot::Error::Kernel(_) => "kernel.path: ",
-        minivmm_boot::Error::Initrd(_) => "kernel.initrd: ",
-        minivmm_boot::Error::Cmdline(_) => "kernel.cmdline: ",
-        _ => "",
+        minivmm_boot::Error::Kernel(_) => Some("kernel.path"),
+        minivmm_boot::Error::Initrd(_) => Some("kernel.initrd"),
+        minivmm_boot::Error::Cmdline(_) => Some("kernel.cmdline"),
+        _ => None,
     }
 }
 

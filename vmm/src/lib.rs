@@ -35,6 +35,7 @@ pub mod vm;
 pub use config::VmConfig;
 pub use console::WaitingWriter;
 pub use end::End;
-pub use error::{Blame, Error};
+pub use error::{Blame, Error, boot_key};
 pub use machine::Resources;
+pub use minivmm_devices::text::one_line;
 pub use vm::{Handle, Vm};
