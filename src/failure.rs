@@ -2,11 +2,12 @@
 
 use std::{
     error::Error,
+    fmt::{self, Display},
     io::{self, Write},
     process::ExitCode,
 };
 
-use minivmm_vmm::{Blame, End, one_line};
+use minivmm_vmm::{Blame, one_line};
 
 /// Exit codes, as docs/exit-codes.md lists them.
 pub mod code {
@@ -79,6 +80,12 @@ impl Failure {
     }
 }
 
+impl Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
 /// An error with its causes, as far as it does not name them itself.
 pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -91,19 +98,6 @@ pub fn with_causes(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
-}
-
-/// The exit code of a VM's end.
-pub fn exit_code(end: &End) -> u8 {
-    match end {
-        End::PowerOff => code::POWER_OFF,
-        End::Reset => code::RESET,
-        End::TripleFault => code::TRIPLE_FAULT,
-        End::Panic => code::PANIC,
-        End::Killed => code::KILLED,
-        End::BackendLost { .. } => code::BACKEND_LOST,
-        End::Fault { .. } => code::VMM,
-    }
 }
 
 #[cfg(test)]

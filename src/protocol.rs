@@ -70,6 +70,15 @@ pub enum ToVmm {
         /// The share's tag.
         tag: String,
     },
+    /// Take the vCPUs out of the guest; answered by [`FromVmm::Paused`].
+    Pause,
+    /// Let them go on; answered by [`FromVmm::Resumed`].
+    Resume,
+    /// Say that every vCPU thread and the VMM's main loop turn; answered by [`FromVmm::Pong`].
+    Ping {
+        /// Comes back with the answer.
+        id: u64,
+    },
 }
 
 /// From the VMM to the supervisor.
@@ -88,6 +97,15 @@ pub enum FromVmm {
     ShareLost {
         /// The share's tag.
         tag: String,
+    },
+    /// No vCPU is in the guest until it is resumed.
+    Paused,
+    /// The vCPUs go on.
+    Resumed,
+    /// Every vCPU thread has come round since it was asked, or waits because the VM is paused.
+    Pong {
+        /// The question's.
+        id: u64,
     },
     /// The VM ended; the last message. Its devices are given up next, and with them the connections to
     /// virtiofsds.

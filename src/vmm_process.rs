@@ -14,7 +14,7 @@ use std::{
 
 use minivmm_net::Tap;
 use minivmm_vmm::{
-    Blame, End, Handle, Resources, Vm, VmConfig, WaitingWriter, machine::OnShareLost,
+    Blame, End, Handle, Progress, Resources, Vm, VmConfig, WaitingWriter, machine::OnShareLost,
 };
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -99,22 +99,32 @@ fn start(config: &VmConfig, resources: Resources) -> Result<Handle, minivmm_vmm:
 /// Does what the supervisor says until the VM has ended, and says how it did.
 fn obey(channel: &Channel, handle: &Handle) -> End {
     loop {
+        let progress = handle.progress_fd();
         let mut fds = [
             PollFd::new(channel, PollFlags::IN),
             PollFd::new(handle, PollFlags::IN),
+            PollFd::new(&progress, PollFlags::IN),
         ];
         if poll(&mut fds, None).is_err() {
             continue; // interrupted
         }
-        let (message, end) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+        let [message, end, progress] = fds.map(|fd| !fd.revents().is_empty());
         if end && let Some(end) = handle.end() {
             return end;
+        }
+        if progress {
+            for progress in handle.take_progress() {
+                tell_progress(channel, progress);
+            }
         }
         if message {
             match channel.receive::<ToVmm>() {
                 Ok(Some((ToVmm::PowerButton, _))) => handle.press_power_button(),
                 Ok(Some((ToVmm::Kill, _))) => handle.kill(),
                 Ok(Some((ToVmm::EndForShare { tag }, _))) => handle.lose_share(tag),
+                Ok(Some((ToVmm::Pause, _))) => handle.pause(),
+                Ok(Some((ToVmm::Resume, _))) => handle.resume(),
+                Ok(Some((ToVmm::Ping { id }, _))) => handle.ping(id),
                 Ok(Some((ToVmm::Start { .. }, _))) => tracing::error!("started twice"),
                 Ok(None) | Err(_) => {
                     // Nobody is left who owns this VM.
@@ -123,6 +133,17 @@ fn obey(channel: &Channel, handle: &Handle) -> End {
                 }
             }
         }
+    }
+}
+
+fn tell_progress(channel: &Channel, progress: Progress) {
+    let message = match progress {
+        Progress::Paused => FromVmm::Paused,
+        Progress::Resumed => FromVmm::Resumed,
+        Progress::Alive { id } => FromVmm::Pong { id },
+    };
+    if let Err(error) = channel.send(&message, &[]) {
+        tracing::error!("the supervisor cannot be answered: {error}");
     }
 }
 

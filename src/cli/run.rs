@@ -8,6 +8,8 @@ use crate::{failure::Failure, supervisor};
 /// Runs the VM of a configuration file until it ends.
 pub fn run(path: &Path, log_level: &str) -> Result<ExitCode, Failure> {
     let file = ConfigFile::read(path)?;
-    let end = supervisor::run(&file.config, log_level).map_err(|failure| file.located(failure))?;
-    Ok(ExitCode::from(crate::failure::exit_code(&end)))
+    let outcome =
+        supervisor::run(&file.config, log_level).map_err(|failure| file.located(failure))?;
+    let status = file.config.lifecycle.exit_status;
+    Ok(ExitCode::from(outcome.exit_code(status)))
 }

@@ -2,16 +2,18 @@
 //!
 //! * [`events`]: what it waits for
 //! * [`heard`]: what the VMM says
+//! * [`pausing`]: a guest that is kept from running
 //! * [`shares_lost`]: virtiofsds that end, shares that are lost
 
 mod events;
 mod heard;
+mod pausing;
 mod shares_lost;
 
 use std::{
     io::ErrorKind,
     os::{fd::AsFd, unix::net::UnixStream},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use event_manager::{EventManager, SubscriberOps};
@@ -20,24 +22,58 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use super::{
     backends::Backends,
+    liveness::Liveness,
     losses::Losses,
     opened::Opened,
+    outcome::Outcome,
     signals::Signals,
     spawn::{self, Child},
     start_message,
     stop::{Action, Stop},
 };
+use pausing::Pause;
+
 use crate::{
     failure::Failure,
     protocol::{Channel, ToVmm},
 };
 
+/// What somebody wants of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// That it goes on.
+    Run,
+    /// That it ends and another one begins.
+    #[allow(dead_code, reason = "asked for by requests")]
+    Reboot,
+    /// That it ends.
+    Stop,
+}
+
 /// How a run was over.
 pub struct Over {
-    /// How the VM ended.
-    pub end: End,
-    /// Somebody had asked for its end.
-    pub asked: bool,
+    /// How the VM ended, and by what.
+    pub outcome: Outcome,
+    /// What was wanted of it in the end.
+    pub intent: Intent,
+    /// How long its guest ran.
+    pub ran: Duration,
+}
+
+/// Why there is nothing to say of a VM's end.
+#[derive(Debug)]
+pub struct Broken {
+    /// What has failed.
+    pub failure: Failure,
+    /// Whether the guest has run.
+    pub ran: bool,
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Self {
+        let ran = false;
+        Self { failure, ran }
+    }
 }
 
 /// A run of a VM. It has a VMM process and back ends of its own; all else outlives it.
@@ -48,10 +84,11 @@ pub struct Session<'a> {
     vmm: Child,
     backends: Backends,
     stop: Stop,
-    /// Somebody has asked for the VM's end.
-    asked: bool,
-    /// The guest has begun to run.
-    running: bool,
+    intent: Intent,
+    /// When the guest has begun to run.
+    running: Option<Instant>,
+    pause: Pause,
+    liveness: Liveness,
     losses: Losses,
     /// What the VMM said of its end or its failure.
     outcome: Option<Result<End, Failure>>,
@@ -91,8 +128,10 @@ impl<'a> Session<'a> {
             vmm,
             backends,
             stop: Stop::new(config.lifecycle.stop_timeout),
-            asked: false,
-            running: false,
+            intent: Intent::Run,
+            running: None,
+            pause: Pause::No,
+            liveness: Liveness::new(Instant::now()),
             losses: Losses::default(),
             outcome: None,
             ended: None,
@@ -100,7 +139,7 @@ impl<'a> Session<'a> {
     }
 
     /// Looks after the VM until it has ended, and tidies up.
-    pub fn run(self) -> Result<Over, Failure> {
+    pub fn run(self) -> Result<Over, Broken> {
         let failed =
             |error: event_manager::Error| Failure::vmm(format!("the event loop failed: {error}"));
         let mut events = EventManager::new().map_err(failed)?;
@@ -128,7 +167,11 @@ impl<'a> Session<'a> {
                         .min();
                     break;
                 }
-                Action::PressPowerButton => self.tell(&ToVmm::PowerButton),
+                Action::PressPowerButton => {
+                    // A guest that is paused hears nothing.
+                    self.resume();
+                    self.tell(&ToVmm::PowerButton);
+                }
                 Action::End => {
                     tracing::warn!("ending the VM without the guest's doing");
                     self.tell(&ToVmm::Kill);
@@ -152,17 +195,18 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Somebody asks for the VM's end. If that has begun for another reason, it goes on; asked a second
+    /// A signal asks for the VM's end. If that has begun for another reason, it goes on; asked a second
     /// time, it is over at once.
     fn asked(&mut self) {
-        if std::mem::replace(&mut self.asked, true) || !self.stop.has_begun() {
+        let before = std::mem::replace(&mut self.intent, Intent::Stop);
+        if before == Intent::Stop || !self.stop.has_begun() {
             self.stop.asked(Instant::now());
         }
     }
 
     /// The terminal has gone. A shell and the kernel both say so, and that is one wish.
     fn hung_up(&mut self) {
-        if !self.asked {
+        if self.intent != Intent::Stop {
             self.asked();
         }
     }
@@ -189,28 +233,37 @@ impl<'a> Session<'a> {
     }
 
     /// Tidies up after the VMM process: the virtiofsds, which end by themselves when it is gone.
-    fn finish(self) -> Result<Over, Failure> {
+    fn finish(self) -> Result<Over, Broken> {
+        let now = Instant::now();
         self.backends.finish();
+        let ran = self.running;
+        let broken = |failure| Broken {
+            failure,
+            ran: ran.is_some(),
+        };
         let said = self.outcome.as_ref().and_then(|said| said.as_ref().ok());
-        let end = match (self.losses.end(said, self.asked), self.outcome) {
+        let stopped = self.intent == Intent::Stop;
+        let end = match (self.losses.end(said, stopped), self.outcome) {
             (Some(lost), _) => lost,
-            (None, Some(outcome)) => outcome?,
+            (None, Some(outcome)) => outcome.map_err(broken)?,
             (None, None) if self.stop.is_killing() => End::Killed,
             (None, None) => {
                 let how = self.ended.unwrap_or_default();
-                return Err(Failure::vmm(format!(
-                    "the VMM process ended unexpectedly: {how}"
-                )));
+                let why = format!("the VMM process ended unexpectedly: {how}");
+                return Err(broken(Failure::vmm(why)));
             }
         };
-        let what = one_line(&end.to_string());
-        match end {
-            End::PowerOff | End::Reset => tracing::info!("{what}"),
-            _ => tracing::error!("{what}"),
+        let way = self.stop.way(now);
+        let outcome = Outcome { end, way };
+        let what = one_line(&outcome.to_string());
+        match outcome.is_orderly() {
+            true => tracing::info!("{what}"),
+            false => tracing::error!("{what}"),
         }
         Ok(Over {
-            end,
-            asked: self.asked,
+            outcome,
+            intent: self.intent,
+            ran: ran.map_or(Duration::ZERO, |began| now - began),
         })
     }
 }

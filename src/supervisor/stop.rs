@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::outcome::{Force, Way};
+
 /// A press before the guest listens is lost, so it is pressed again.
 const PRESS_EVERY: Duration = Duration::from_secs(3);
 /// How long the VMM process may take to end its VM before it is killed.
@@ -23,9 +25,16 @@ pub enum Action {
 #[derive(Debug)]
 enum State {
     Running,
-    ShuttingDown { deadline: Instant, press: Instant },
+    ShuttingDown {
+        deadline: Instant,
+        timeout: Duration,
+        /// None when the guest has said that it shuts down.
+        press: Option<Instant>,
+    },
     Ending,
-    Waiting { kill: Instant },
+    Waiting {
+        kill: Instant,
+    },
     Killed,
 }
 
@@ -34,6 +43,9 @@ enum State {
 pub struct Stop {
     timeout: Duration,
     state: State,
+    /// When the guest was asked first.
+    asked: Option<Instant>,
+    force: Option<Force>,
 }
 
 impl Stop {
@@ -42,33 +54,76 @@ impl Stop {
         Self {
             timeout,
             state: State::Running,
+            asked: None,
+            force: None,
         }
     }
 
-    /// Somebody asks for the VM's end: the first time the guest is to shut down, the second time it is
+    /// A signal asks for the VM's end: the first time the guest is to shut down, the second time it is
     /// ended at once.
     pub fn asked(&mut self, now: Instant) {
-        self.state = match self.state {
+        match self.state {
+            State::ShuttingDown { .. } => self.force(Force::SecondSignal),
+            _ => self.shut_down(now, None),
+        }
+    }
+
+    /// Asks the guest to shut down, within `timeout` if it is given. If it is shutting down already, an earlier
+    /// deadline counts and a later one does not.
+    pub fn shut_down(&mut self, now: Instant, timeout: Option<Duration>) {
+        let patience = timeout.unwrap_or(self.timeout);
+        // A timeout beyond the clock's end is none.
+        let end = now
+            .checked_add(patience)
+            .unwrap_or(now + Duration::from_secs(u32::MAX.into()));
+        match &mut self.state {
             State::Running => {
                 tracing::info!("asking the guest to shut down");
-                State::ShuttingDown {
-                    // A timeout beyond the clock's end is none.
-                    deadline: now
-                        .checked_add(self.timeout)
-                        .unwrap_or(now + Duration::from_secs(u32::MAX.into())),
-                    press: now,
-                }
+                self.asked = Some(now);
+                self.state = State::ShuttingDown {
+                    deadline: end,
+                    timeout: patience,
+                    press: Some(now),
+                };
             }
-            State::ShuttingDown { .. } => State::Ending,
-            State::Ending => State::Ending,
-            State::Waiting { kill } => State::Waiting { kill },
-            State::Killed => State::Killed,
-        };
+            State::ShuttingDown {
+                deadline, timeout, ..
+            } if end < *deadline => (*deadline, *timeout) = (end, patience),
+            _ => {}
+        }
+    }
+
+    /// Ends the VM without the guest's doing, at once.
+    pub fn force(&mut self, why: Force) {
+        if let State::Running | State::ShuttingDown { .. } = self.state {
+            self.force = Some(why);
+            self.state = State::Ending;
+        }
+    }
+
+    /// The guest says that it shuts down: the button has done its work.
+    #[allow(
+        dead_code,
+        reason = "the guest's STOPPING=1 arrives with its notifications"
+    )]
+    pub fn guest_shuts_down(&mut self) {
+        if let State::ShuttingDown { press, .. } = &mut self.state {
+            *press = None;
+        }
     }
 
     /// Whether the end of the VM has begun, of whosever wish.
     pub fn has_begun(&self) -> bool {
         !matches!(self.state, State::Running)
+    }
+
+    /// What has led to the VM's end at `now`.
+    pub fn way(&self, now: Instant) -> Way {
+        match (self.force, self.asked) {
+            (Some(force), _) => Way::Forced(force),
+            (None, Some(asked)) => Way::Asked(now.saturating_duration_since(asked)),
+            (None, None) => Way::ByItself,
+        }
     }
 
     /// The VMM ends its VM; it is killed if it takes too long.
@@ -103,17 +158,23 @@ impl Stop {
     pub fn due(&mut self, now: Instant) -> Action {
         match &mut self.state {
             State::Running | State::Killed => Action::Wait(None),
-            State::ShuttingDown { deadline, .. } if now >= *deadline => {
-                tracing::warn!("the guest has not shut down within {:?}", self.timeout);
-                self.state = State::Ending;
+            State::ShuttingDown {
+                deadline, timeout, ..
+            } if now >= *deadline => {
+                let timeout = *timeout;
+                tracing::warn!("the guest has not shut down within {timeout:?}");
+                self.force(Force::Deadline(timeout));
                 self.due(now)
             }
-            State::ShuttingDown { deadline, press } => {
-                if now >= *press {
-                    *press = now + PRESS_EVERY;
+            State::ShuttingDown {
+                deadline, press, ..
+            } => {
+                if press.is_some_and(|press| now >= press) {
+                    *press = Some(now + PRESS_EVERY);
                     return Action::PressPowerButton;
                 }
-                Action::Wait(Some((*press).min(*deadline) - now))
+                let next = press.map_or(*deadline, |press| press.min(*deadline));
+                Action::Wait(Some(next - now))
             }
             State::Ending => {
                 self.state = State::Waiting {
@@ -186,5 +247,59 @@ mod tests {
             stop.due(start + SECOND),
             Action::Wait(Some(END_PATIENCE - SECOND))
         );
+    }
+
+    #[test]
+    fn a_guest_that_says_that_it_shuts_down_is_left_alone_until_the_deadline() {
+        let start = Instant::now();
+        let mut stop = Stop::new(7 * SECOND);
+        stop.guest_shuts_down();
+        stop.asked(start);
+        assert_eq!(stop.due(start), Action::PressPowerButton);
+        stop.guest_shuts_down();
+        assert_eq!(stop.due(start + SECOND), Action::Wait(Some(6 * SECOND)));
+        assert_eq!(stop.due(start + 7 * SECOND), Action::End);
+        let way = Way::Forced(Force::Deadline(7 * SECOND));
+        assert_eq!(stop.way(start + 8 * SECOND), way);
+    }
+
+    #[test]
+    fn a_further_request_moves_the_deadline_forward_only() {
+        let start = Instant::now();
+        let mut stop = Stop::new(100 * SECOND);
+        stop.shut_down(start, Some(10 * SECOND));
+        assert_eq!(stop.due(start), Action::PressPowerButton);
+        stop.shut_down(start + SECOND, Some(60 * SECOND));
+        stop.shut_down(start + SECOND, Some(SECOND));
+        assert_eq!(stop.due(start + SECOND), Action::Wait(Some(SECOND)));
+        assert_eq!(stop.due(start + 2 * SECOND), Action::End);
+        let way = Way::Forced(Force::Deadline(SECOND));
+        assert_eq!(stop.way(start + 3 * SECOND), way);
+    }
+
+    #[test]
+    fn what_has_led_to_the_end_is_remembered() {
+        let start = Instant::now();
+        let mut stop = Stop::new(100 * SECOND);
+        assert_eq!(stop.way(start), Way::ByItself);
+        stop.asked(start);
+        stop.ending(start + 3 * SECOND);
+        assert_eq!(stop.way(start + 3 * SECOND), Way::Asked(3 * SECOND));
+        // Too late to make a difference.
+        stop.force(Force::Order);
+        assert_eq!(stop.way(start + 3 * SECOND), Way::Asked(3 * SECOND));
+
+        let mut stop = Stop::new(100 * SECOND);
+        stop.force(Force::Order);
+        assert_eq!(stop.due(start), Action::End);
+        assert_eq!(stop.way(start), Way::Forced(Force::Order));
+    }
+
+    #[test]
+    fn a_timeout_of_zero_ends_it_at_once() {
+        let start = Instant::now();
+        let mut stop = Stop::new(100 * SECOND);
+        stop.shut_down(start, Some(Duration::ZERO));
+        assert_eq!(stop.due(start), Action::End);
     }
 }

@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::Write,
     os::{fd::OwnedFd, unix::net::UnixStream},
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -28,6 +28,7 @@ use crate::{
     config::VmConfig,
     end::{End, EndReport},
     error::Error,
+    gate::Gate,
     host,
     kvm::{self, interrupts::Interrupts},
     layout,
@@ -163,7 +164,7 @@ impl Machine {
                 buses,
                 end,
                 triple_fault_is_reset: cmdline::reboots_by_triple_fault(&words),
-                stop: AtomicBool::new(false),
+                gate: Gate::new(config.vcpu).map_err(Error::EventFd)?,
             }),
             devices,
             power_button,

@@ -2,10 +2,7 @@
 
 use std::{
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     thread::{self, JoinHandle},
 };
 
@@ -14,6 +11,7 @@ use minivmm_devices::bus::Bus;
 
 use crate::{
     end::{End, EndReport},
+    gate::{Gate, Passed},
     kick,
 };
 
@@ -33,8 +31,8 @@ pub struct Shared {
     pub end: Arc<EndReport>,
     /// Whether a triple fault is how this guest restarts.
     pub triple_fault_is_reset: bool,
-    /// Set before the vCPUs are kicked for the last time.
-    pub stop: AtomicBool,
+    /// What is wanted of the vCPUs beside running the guest.
+    pub gate: Gate,
 }
 
 /// A vCPU's thread.
@@ -43,7 +41,7 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// Lets `vcpu` run on a thread of its own until [`Shared::stop`] is set and it is kicked.
+    /// Lets `vcpu` run on a thread of its own until the gate is [stopped](Gate::stop) and it is kicked.
     pub fn spawn(id: u8, vcpu: VcpuFd, shared: Arc<Shared>) -> io::Result<Self> {
         let name = format!("vcpu{id}");
         let thread = kick::spawn(name, vcpu, move |vcpu| run(id, vcpu, &shared))?;
@@ -79,9 +77,29 @@ impl Drop for Guard<'_> {
     }
 }
 
+/// Tells a guest with KVM's clock that it was not run for a while, so that none of its watchdogs takes its own silence
+/// for a lockup (Linux, Documentation/virt/kvm/api.rst, KVM_KVMCLOCK_CTRL).
+fn excuse(vcpu: &VcpuFd) {
+    // A guest without that clock, EINVAL, is told nothing.
+    if let Err(error) = vcpu.kvmclock_ctrl()
+        && error.errno() != libc::EINVAL
+    {
+        tracing::warn!("the guest cannot be told that it was paused: {error}");
+    }
+}
+
 fn run(id: u8, mut vcpu: VcpuFd, shared: &Shared) {
     let _guard = Guard { id, shared };
-    while !shared.stop.load(Ordering::Acquire) {
+    let mut calls = 0;
+    loop {
+        let now = shared.gate.calls();
+        if std::mem::replace(&mut calls, now) != now {
+            match shared.gate.pass(id) {
+                Passed::Through => {}
+                Passed::AfterPause => excuse(&vcpu),
+                Passed::Stop => return,
+            }
+        }
         let fault = match vcpu.run() {
             Ok(VcpuExit::IoOut(port, data)) => {
                 shared.buses.ports.write(port.into(), data);

@@ -2,7 +2,7 @@
 
 use std::{
     os::fd::{AsFd, BorrowedFd},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,7 @@ use crate::{
     console::Console,
     end::{End, EndReport},
     error::Error,
+    gate::Progress,
     machine::{Machine, Resources},
     vcpu::{Shared, Vcpu},
 };
@@ -113,14 +114,55 @@ impl Handle {
         end
     }
 
+    /// Takes every vCPU out of the guest; [`Progress::Paused`] follows when none is in it. A paused VM can be paused again,
+    /// which changes nothing and is answered, and ends as any other.
+    ///
+    /// Its devices go on: what arrives for the guest is put into the buffers that it has provided, and waits there. Its
+    /// clocks go on as well, and it is told that it did not run.
+    pub fn pause(&self) {
+        self.shared.gate.close();
+        self.kick();
+    }
+
+    /// Lets the vCPUs go on; [`Progress::Resumed`] follows.
+    pub fn resume(&self) {
+        self.shared.gate.open();
+    }
+
+    /// Asks every vCPU thread to come round; [`Progress::Alive`] with `id` follows when all have. Those of a paused VM
+    /// count as if they had. Asked again before that, only the last question is answered.
+    pub fn ping(&self, id: u64) {
+        self.shared.gate.ping(id);
+        self.kick();
+    }
+
+    /// Whether the VM is paused, or is about to be.
+    pub fn is_paused(&self) -> bool {
+        self.shared.gate.is_closed()
+    }
+
+    /// What has come of what was asked.
+    pub fn take_progress(&self) -> impl Iterator<Item = Progress> + use<> {
+        self.shared.gate.take_progress()
+    }
+
+    /// Readable when [`take_progress`](Self::take_progress) has something to say.
+    pub fn progress_fd(&self) -> BorrowedFd<'_> {
+        self.shared.gate.as_fd()
+    }
+
+    fn kick(&self) {
+        for vcpu in &self.vcpus {
+            vcpu.kick();
+        }
+    }
+
     fn tear_down(&mut self) {
         if std::mem::replace(&mut self.torn_down, true) {
             return;
         }
-        self.shared.stop.store(true, Ordering::Release);
-        for vcpu in &self.vcpus {
-            vcpu.kick();
-        }
+        self.shared.gate.stop();
+        self.kick();
         for vcpu in self.vcpus.drain(..) {
             vcpu.join();
         }

@@ -23,7 +23,8 @@ impl Session<'_> {
         for _ in 0..HEARD {
             match self.channel.try_receive::<FromVmm>() {
                 Ok(Some(FromVmm::Running)) => {
-                    if !std::mem::replace(&mut self.running, true) {
+                    if self.running.is_none() {
+                        self.running = Some(Instant::now());
                         tracing::info!("the VM runs");
                     }
                 }
@@ -39,6 +40,9 @@ impl Session<'_> {
                         self.share_lost(&share.tag.clone());
                     }
                 }
+                Ok(Some(FromVmm::Paused)) => self.paused(),
+                Ok(Some(FromVmm::Resumed)) => self.resumed(),
+                Ok(Some(FromVmm::Pong { id })) => self.liveness.heard(id, Instant::now()),
                 Ok(Some(FromVmm::Ended(end))) => {
                     self.outcome.get_or_insert(Ok(end));
                     self.stop.ending(Instant::now());

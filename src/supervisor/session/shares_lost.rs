@@ -26,7 +26,7 @@ impl Session<'_> {
     /// The guest has lost a share: what follows is the configuration's to say.
     pub(super) fn share_lost(&mut self, tag: &Tag) {
         // Before the guest runs, the VMM finds it out itself and fails. Afterwards nobody misses it.
-        if !self.running || self.outcome.is_some() {
+        if self.running.is_none() || self.outcome.is_some() {
             return;
         }
         // The end that somebody has forced stays theirs.
@@ -40,7 +40,7 @@ impl Session<'_> {
             }
             // A guest that is shutting down is not kept from it.
             _ if self.stop.has_begun() => {}
-            Some(OnFailure::Stop) => self.stop.asked(Instant::now()),
+            Some(OnFailure::Stop) => self.stop.shut_down(Instant::now(), None),
             Some(OnFailure::RestartVm) => {
                 let tag = tag.to_string();
                 self.tell(&ToVmm::EndForShare { tag });

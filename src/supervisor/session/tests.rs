@@ -23,8 +23,10 @@ fn with_session(test: impl FnOnce(Session<'_>, Channel)) {
         },
         backends: Backends::default(),
         stop: Stop::new(config.lifecycle.stop_timeout),
-        asked: false,
-        running: false,
+        intent: Intent::Run,
+        running: None,
+        pause: Pause::No,
+        liveness: Liveness::new(Instant::now()),
         losses: Losses::default(),
         outcome: None,
         ended: None,
@@ -74,7 +76,7 @@ fn lose(session: &mut Session<'_>, tag: &str) -> bool {
 fn an_end_that_was_forced_is_not_a_lost_shares() {
     with_session(|mut session, _vmm| {
         assert!(!lose(&mut session, "restart"), "before the guest ran");
-        session.running = true;
+        session.running = Some(Instant::now());
         session.asked();
         session.asked();
         assert!(!lose(&mut session, "restart"));
@@ -84,11 +86,46 @@ fn an_end_that_was_forced_is_not_a_lost_shares() {
 #[test]
 fn two_shares_that_are_lost_at_once_end_the_vm_once_and_for_good() {
     with_session(|mut session, _vmm| {
-        session.running = true;
+        session.running = Some(Instant::now());
         assert!(lose(&mut session, "restart") && session.stop.is_killing());
         assert!(lose(&mut session, "stop"));
         let tag = "stop".into();
         let end = session.losses.end(None, false);
         assert_eq!(end, Some(End::BackendLost { tag }));
+    });
+}
+
+#[test]
+fn a_paused_vm_that_is_to_stop_goes_on_before_its_button_is_pressed() {
+    with_session(|mut session, vmm| {
+        assert!(session.pause().is_err(), "it does not run yet");
+        session.running = Some(Instant::now());
+        session.pause().unwrap();
+        session.pause().unwrap();
+        vmm.send(&FromVmm::Paused, &[]).unwrap();
+        session.hear();
+        assert_eq!(session.pause, Pause::Done);
+        session.asked();
+        session.act(Instant::now());
+        assert!(session.pause().is_err(), "it is being stopped");
+        vmm.send(&FromVmm::Resumed, &[]).unwrap();
+        session.hear();
+        assert_eq!(session.pause, Pause::No);
+        let told: Vec<_> = std::iter::from_fn(|| vmm.try_receive::<ToVmm>().ok()?).collect();
+        assert!(
+            matches!(told[..], [ToVmm::Pause, ToVmm::Resume, ToVmm::PowerButton]),
+            "{told:?}"
+        );
+    });
+}
+
+#[test]
+fn a_vmm_that_says_unasked_that_it_is_paused_is_not_believed() {
+    with_session(|mut session, vmm| {
+        session.running = Some(Instant::now());
+        vmm.send(&FromVmm::Paused, &[]).unwrap();
+        vmm.send(&FromVmm::Resumed, &[]).unwrap();
+        session.hear();
+        assert_eq!(session.pause, Pause::No);
     });
 }

@@ -6,6 +6,8 @@
 //! is said of a key later.
 
 mod document;
+mod duration;
+mod lifecycle;
 mod limits;
 mod schema;
 mod share;
@@ -13,13 +15,14 @@ mod smbios;
 mod toml_text;
 mod validate;
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use minivmm_net::MacAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use lifecycle::{AfterEnd, ExitStatus, Lifecycle};
 pub use limits::Limits;
 pub use share::{Cache, Ids, OnFailure, Share, ShareProto};
 pub use smbios::{Smbios, default_uuid};
@@ -65,7 +68,7 @@ pub struct VmConfig {
     #[serde(default)]
     #[schemars(length(max = Limits::SHARES))]
     pub shares: Vec<Share>,
-    /// How the VM ends.
+    /// How the VM ends, and what follows.
     #[serde(default)]
     pub lifecycle: Lifecycle,
 }
@@ -245,34 +248,12 @@ impl From<Ipv4Cidr> for String {
     }
 }
 
-/// How the VM ends.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Lifecycle {
-    /// How long the guest has to shut down after the power button.
-    #[serde(default = "default_stop_timeout", with = "duration")]
-    #[schemars(schema_with = "schema::duration")]
-    pub stop_timeout: Duration,
-}
-
-impl Default for Lifecycle {
-    fn default() -> Self {
-        Self {
-            stop_timeout: default_stop_timeout(),
-        }
-    }
-}
-
 fn default_vcpu() -> u8 {
     1
 }
 
 fn default_mem() -> u32 {
     512
-}
-
-fn default_stop_timeout() -> Duration {
-    Duration::from_secs(120)
 }
 
 /// Values of the library crates, which know no serde, are text.
@@ -294,23 +275,6 @@ mod text {
         String::deserialize(deserializer)?
             .parse()
             .map_err(D::Error::custom)
-    }
-}
-
-/// Durations are text with a unit.
-mod duration {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_duration(*value))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text)
-            .map_err(|_| D::Error::custom(format!("`{text}` is not a duration, as 120s or 2m")))
     }
 }
 
