@@ -29,20 +29,38 @@ pub mod code {
     pub const VMM: u8 = 70;
     /// The configuration is wrong, or what it names is.
     pub const CONFIG: u8 = 78;
+    /// No VM of that name runs.
+    pub const NOT_RUNNING: u8 = 3;
+    /// This user may not ask the VM.
+    pub const NO_PERMISSION: u8 = 4;
+    /// The VM does not answer in time.
+    pub const NO_ANSWER: u8 = 5;
+    /// The VM refuses what it was asked for.
+    pub const REFUSED: u8 = 6;
 }
 
 /// A reason not to go on.
 #[derive(Debug)]
 pub struct Failure {
-    blame: Blame,
+    code: u8,
     message: String,
 }
 
 impl Failure {
     /// A failure of `blame`'s making; `message` says it to a person.
     pub fn new(blame: Blame, message: impl ToString) -> Self {
+        let code = match blame {
+            Blame::Config => code::CONFIG,
+            Blame::Host => code::HOST,
+            Blame::Vmm => code::VMM,
+        };
+        Self::with_code(code, message)
+    }
+
+    /// A failure that ends with `code`.
+    pub fn with_code(code: u8, message: impl ToString) -> Self {
         let message = one_line(&message.to_string());
-        Self { blame, message }
+        Self { code, message }
     }
 
     /// The configuration, or what it names.
@@ -62,8 +80,8 @@ impl Failure {
 
     /// Changes the message, if it is the configuration's matter.
     pub fn of_config(self, change: impl FnOnce(&str) -> String) -> Self {
-        match self.blame {
-            Blame::Config => Self::config(change(&self.message)),
+        match self.code {
+            code::CONFIG => Self::config(change(&self.message)),
             _ => self,
         }
     }
@@ -72,11 +90,7 @@ impl Failure {
     pub fn report(&self) -> ExitCode {
         // Where nobody listens the exit code says it alone.
         let _ = writeln!(io::stderr(), "minivmm: {}", self.message);
-        ExitCode::from(match self.blame {
-            Blame::Config => code::CONFIG,
-            Blame::Host => code::HOST,
-            Blame::Vmm => code::VMM,
-        })
+        ExitCode::from(self.code)
     }
 }
 

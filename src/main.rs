@@ -4,16 +4,24 @@
 //! * [`supervisor`]: the process that owns a VM's life: opens everything, starts virtiofsd and the VMM process
 //! * [`vmm_process`]: the process that runs the guest, with nothing but the descriptors it was given
 //! * [`protocol`]: what the two say to each other
+//! * [`runtime_dir`], [`control`], [`board`], [`requests`]: how a VM that runs is found, asked, looked at and told
+//! * [`client`]: who asks
 //! * [`failure`], [`log`]: exit codes and errors, and the log, of both
 //! * [`machine_id`]: what tells this host from others
 //! * [`regular_file`]: files that somebody names
 
+mod board;
 mod cli;
+mod client;
+mod config_file;
+mod control;
 mod failure;
 mod log;
 mod machine_id;
 mod protocol;
 mod regular_file;
+mod requests;
+mod runtime_dir;
 mod supervisor;
 mod vmm_process;
 

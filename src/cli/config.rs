@@ -4,7 +4,8 @@ use std::{path::Path, process::ExitCode};
 
 use minivmm_vmm::VmConfig;
 
-use super::{config_file::ConfigFile, plan::Report};
+use super::plan::Report;
+use crate::config_file::ConfigFile;
 use crate::{
     failure::Failure,
     supervisor::{Opened, ids_notice},

@@ -2,9 +2,10 @@
 
 mod check;
 mod config;
-mod config_file;
 mod plan;
 mod run;
+mod status;
+mod target;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
@@ -41,6 +42,14 @@ enum Verb {
         /// The VM's configuration, a TOML file (docs/config.md; look at it with `minivmm config check -v`)
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
+    },
+    /// Say what a VM that runs is doing
+    Status {
+        #[command(flatten)]
+        of: target::TargetArgs,
+        /// Print one JSON object instead of lines
+        #[arg(long)]
+        json: bool,
     },
     /// Find out whether KVM is able on this host
     ///
@@ -88,6 +97,7 @@ pub fn main() -> ExitCode {
     log::init(&cli.log);
     let done = match &cli.verb {
         Verb::Run { config } => run::run(config, &cli.log),
+        Verb::Status { of, json } => status::status(of, *json),
         Verb::Check { json } => check::check(*json),
         Verb::Config {
             verb:

@@ -14,7 +14,7 @@ use minivmm_vmm::plan::{Kind, Plan};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::config_file::ConfigFile;
+use crate::config_file::ConfigFile;
 use crate::{
     failure::Failure,
     supervisor::{Checked, virtiofsd},

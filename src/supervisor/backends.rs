@@ -124,6 +124,12 @@ impl Backends {
         })
     }
 
+    /// Their process ids.
+    pub fn pids(&self) -> Vec<u32> {
+        let pids = self.0.iter().map(|backend| backend.virtiofsd.pid());
+        pids.collect()
+    }
+
     /// Logs what the `n`th has printed; says whether it can print more.
     pub fn log_output(&mut self, n: usize) -> bool {
         let backend = self.0.get_mut(n);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use minivmm_vmm::{End, VmConfig};
+use minivmm_vmm::{End, VmConfig, one_line};
 
 use super::{
     backends::Backends,
@@ -12,7 +12,10 @@ use super::{
     session::{Broken, Intent, Over, Session},
     signals::Signals,
 };
-use crate::failure::Failure;
+use crate::{
+    board::{Board, State},
+    failure::Failure,
+};
 
 /// What all runs have in common.
 pub struct Life<'a> {
@@ -22,6 +25,8 @@ pub struct Life<'a> {
     pub opened: &'a Opened,
     /// Who asks for its end.
     pub signals: &'a mut Signals,
+    /// Where it is said how it goes.
+    pub board: &'a Board,
     /// What its VMM processes log.
     pub log_level: &'a str,
 }
@@ -32,7 +37,9 @@ impl Life<'_> {
         let mut restarts = Restarts::default();
         let mut last: Option<End> = None;
         loop {
-            let (cause, ran, failure) = match self.run_once() {
+            let ended = self.run_once();
+            self.note_end(&ended);
+            let (cause, ran, failure) = match ended {
                 Ok(None) => return Ok(stopped(last)),
                 Ok(Some(over)) => match self.cause(&over) {
                     None => return Ok(over.outcome),
@@ -55,6 +62,11 @@ impl Life<'_> {
             let next = restarts.next(cause, ran, Instant::now());
             match next {
                 Next::Start { delay, count } => {
+                    self.board.update(|status| {
+                        status.state = State::Restarting;
+                        status.detail = next.to_string();
+                        status.restarts += 1;
+                    });
                     match count {
                         None => tracing::info!("{next}"),
                         Some(_) => tracing::warn!("{next}"),
@@ -88,9 +100,24 @@ impl Life<'_> {
             self.opened,
             backends,
             self.signals,
+            self.board,
             self.log_level,
         )?;
         session.run().map(Some)
+    }
+
+    /// Says on the board that a run is over.
+    fn note_end(&self, ended: &Result<Option<Over>, Broken>) {
+        self.board.update(|status| {
+            status.vmm_pid = None;
+            status.running_usec = None;
+            status.virtiofsd_pids.clear();
+            match ended {
+                Ok(Some(over)) => status.last_end = Some(one_line(&over.outcome.to_string())),
+                Err(broken) => status.last_end = Some(broken.failure.to_string()),
+                Ok(None) => {}
+            }
+        });
     }
 
     /// Why another run follows, if one does.

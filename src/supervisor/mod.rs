@@ -23,21 +23,41 @@ mod start_message;
 mod stop;
 mod taps;
 
-use minivmm_vmm::VmConfig;
+use std::sync::Arc;
 
 pub use opened::{Checked, Opened, virtiofsd};
 pub use outcome::Outcome;
 pub use shares::ids_notice;
 
-use crate::failure::Failure;
+use crate::{
+    board::Board,
+    config_file::ConfigFile,
+    control::{Context, Control},
+    failure::Failure,
+    requests::Requests,
+    runtime_dir::RuntimeDir,
+};
 use life::Life;
 use signals::Signals;
 
-/// Runs the VM of `config` until it ends for good.
-pub fn run(config: &VmConfig, log_level: &str) -> Result<Outcome, Failure> {
+/// Runs the VM of `file` until it ends for good.
+pub fn run(file: &ConfigFile, log_level: &str) -> Result<Outcome, Failure> {
+    let config = &file.config;
     // Before anything is opened, which could be mistaken for a descriptor that was handed in.
     let inherited = taps::inherited(config)?;
-    let mut signals = Signals::new()?;
+    let requests = Requests::new().map_err(Failure::vmm)?;
+    let mut signals = Signals::new(requests.clone())?;
+    let board = Arc::new(Board::new(config, &file.path, &file.text));
+    let mut runtime_dir = RuntimeDir::take(&config.name, config.control.socket.as_deref())?;
+    // Dropped before the directory, so that who finds no socket finds no VM.
+    let _control = Control::start(
+        runtime_dir.listen()?,
+        Context {
+            board: board.clone(),
+            requests,
+        },
+    )
+    .map_err(|error| Failure::vmm(format!("cannot serve the control socket: {error}")))?;
     let opened = Opened::open(config, inherited)?;
     for share in &config.shares {
         if let Some(notice) = ids_notice(share) {
@@ -48,6 +68,7 @@ pub fn run(config: &VmConfig, log_level: &str) -> Result<Outcome, Failure> {
         config,
         opened: &opened,
         signals: &mut signals,
+        board: &board,
         log_level,
     };
     life.live()

@@ -17,7 +17,6 @@ pub enum Force {
     /// A second signal came.
     SecondSignal,
     /// Somebody asked for it.
-    #[allow(dead_code, reason = "asked for by requests")]
     Order,
 }
 

@@ -3,11 +3,13 @@
 //! * [`events`]: what it waits for
 //! * [`heard`]: what the VMM says
 //! * [`pausing`]: a guest that is kept from running
+//! * [`requested`]: what clients of the control socket want
 //! * [`shares_lost`]: virtiofsds that end, shares that are lost
 
 mod events;
 mod heard;
 mod pausing;
+mod requested;
 mod shares_lost;
 
 use std::{
@@ -34,6 +36,7 @@ use super::{
 use pausing::Pause;
 
 use crate::{
+    board::Board,
     failure::Failure,
     protocol::{Channel, ToVmm},
 };
@@ -80,6 +83,7 @@ impl From<Failure> for Broken {
 pub struct Session<'a> {
     config: &'a VmConfig,
     signals: &'a mut Signals,
+    board: &'a Board,
     channel: Channel,
     vmm: Child,
     backends: Backends,
@@ -103,6 +107,7 @@ impl<'a> Session<'a> {
         opened: &Opened,
         (backends, shares): (Backends, Vec<UnixStream>),
         signals: &'a mut Signals,
+        board: &'a Board,
         log_level: &str,
     ) -> Result<Self, Failure> {
         let (channel, theirs) = Channel::pair().map_err(Failure::vmm)?;
@@ -121,9 +126,14 @@ impl<'a> Session<'a> {
                 )));
             }
         }
+        board.update(|status| {
+            status.vmm_pid = Some(vmm.pid);
+            status.virtiofsd_pids = backends.pids();
+        });
         Ok(Self {
             config,
             signals,
+            board,
             channel,
             vmm,
             backends,
@@ -150,6 +160,7 @@ impl<'a> Session<'a> {
                 break;
             }
             let wait = session.act(Instant::now());
+            session.note();
             events.run_with_timeout(wait).map_err(failed)?;
         }
         events.remove_subscriber(id).map_err(failed)?.finish()

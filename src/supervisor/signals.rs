@@ -1,31 +1,37 @@
 //! Signals, as bytes on sockets.
 
 use std::{
+    cell::Cell,
     io::Read,
     os::{
         fd::{AsRawFd, RawFd},
         unix::net::UnixStream,
     },
+    sync::Arc,
     time::Duration,
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 
-use crate::failure::Failure;
+use crate::{failure::Failure, requests::Requests};
 
 /// Signals of interest. They are for the supervisor as a whole, however many runs its VM has.
 pub struct Signals {
     wishes: UnixStream,
     hangups: UnixStream,
     children: UnixStream,
+    /// What clients of the control socket want.
+    requests: Arc<Requests>,
+    /// One of them, taken while no guest ran, was the VM's end.
+    end_wanted: Cell<bool>,
     /// A socket without a writer would be readable for ever, and a signal that is ignored has none.
     _writers: [UnixStream; 3],
 }
 
 impl Signals {
     /// From here on a signal is a wish that is obeyed in order, also while starting.
-    pub fn new() -> Result<Self, Failure> {
+    pub fn new(requests: Arc<Requests>) -> Result<Self, Failure> {
         let ignored = ignored();
         // Started by nohup, or in the background by a script: somebody wants it so.
         let heeded = |signal: &i32| ignored & 1 << (signal - 1) == 0;
@@ -36,8 +42,15 @@ impl Signals {
             wishes,
             hangups,
             children,
+            requests,
+            end_wanted: Cell::new(false),
             _writers: [wishes_writer, hangups_writer, children_writer],
         })
+    }
+
+    /// What clients of the control socket want.
+    pub fn requests(&self) -> &Requests {
+        &self.requests
     }
 
     /// How many times somebody has asked for the VM's end, beside [hangups](Self::hangups_fd).
@@ -71,12 +84,25 @@ impl Signals {
         self.children.as_raw_fd()
     }
 
-    /// Waits for somebody's wish, a hangup among them, which stays to be taken; says whether there is one.
+    /// Waits for somebody's wish, a hangup or a client's among them, which stays to be taken; says whether there is one.
+    /// What else clients want is refused: no guest runs.
     pub fn wait(&self, patience: Duration) -> bool {
-        let timeout = Timespec::try_from(patience).ok();
-        let mut fds = [&self.wishes, &self.hangups].map(|fd| PollFd::new(fd, PollFlags::IN));
+        let timeout = match self.end_wanted.get() {
+            true => Timespec::default(),
+            false => Timespec::try_from(patience).unwrap_or_default(),
+        };
+        let mut fds = [
+            PollFd::new(&self.wishes, PollFlags::IN),
+            PollFd::new(&self.hangups, PollFlags::IN),
+            PollFd::new(&*self.requests, PollFlags::IN),
+        ];
         // Interrupted by another signal it is just shorter.
-        poll(&mut fds, timeout.as_ref()).is_ok_and(|ready| ready > 0)
+        let _ = poll(&mut fds, Some(&timeout));
+        let [wishes, hangups, requests] = fds.map(|fd| !fd.revents().is_empty());
+        if requests && self.requests.wants_end() {
+            self.end_wanted.set(true);
+        }
+        wishes || hangups || self.end_wanted.get()
     }
 }
 
@@ -118,6 +144,8 @@ mod tests {
             wishes,
             hangups,
             children,
+            requests: Requests::new().unwrap(),
+            end_wanted: Cell::new(false),
             _writers: [wishes_writer, hangups_writer, children_writer],
         };
         assert!(!signals.wait(Duration::ZERO));
@@ -126,7 +154,7 @@ mod tests {
     #[test]
     fn a_hangup_is_a_wish_to_those_who_wait_and_is_told_from_others() {
         // SIGURG, which nobody minds, in the place of SIGHUP.
-        let mut signals = Signals::new().unwrap();
+        let mut signals = Signals::new(Requests::new().unwrap()).unwrap();
         let (hangups, _writer) = register([signal_hook::consts::SIGURG]).unwrap();
         signals.hangups = hangups;
         signal_hook::low_level::raise(signal_hook::consts::SIGURG).unwrap();

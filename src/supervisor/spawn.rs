@@ -15,6 +15,8 @@ use crate::{failure::Failure, log, protocol::Channel, vmm_process};
 /// The VMM process.
 #[derive(Debug)]
 pub struct Child {
+    /// Its process id.
+    pub pid: u32,
     /// Refers to the process; readable once it has ended.
     pub pidfd: OwnedFd,
 }
@@ -68,6 +70,7 @@ pub fn spawn(channel: Channel, log_level: &str) -> io::Result<Child> {
     match pid {
         0 => run_child(&program, &null, &channel, &argv, &envp),
         pid if pid > 0 => Ok(Child {
+            pid: pid as u32,
             // SAFETY: the kernel has just put a new descriptor of ours there.
             pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
         }),

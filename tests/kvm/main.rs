@@ -10,6 +10,7 @@ mod backend_lost;
 mod boot;
 mod budgets;
 mod clock;
+mod control;
 mod debian;
 mod dns;
 mod ends;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         boot::TESTS,
         budgets::TESTS,
         clock::TESTS,
+        control::TESTS,
         debian::TESTS,
         depth(&[], debian::LONG),
         dns::TESTS,

@@ -9,7 +9,7 @@ use std::{
         process::ExitStatusExt,
     },
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
@@ -22,6 +22,9 @@ use crate::{guest::Guest, watchdog};
 
 /// How long anything in a guest may take: a limit against hanging. The lab is slow.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The environment variable that replaces `/run/minivmm`.
+const RUNTIME_ROOT: &str = "MINIVMM_RUNTIME_ROOT";
 
 /// The program under test.
 pub fn program() -> PathBuf {
@@ -168,6 +171,22 @@ impl Vm {
         self.directory.path().join("data")
     }
 
+    /// What replaces `/run/minivmm` for this VM, which is `test` there.
+    pub fn runtime_root(&self) -> PathBuf {
+        self.directory.path().join("run")
+    }
+
+    /// Runs `minivmm` with `words`, as those who ask a VM that runs: `["status", "test"]`.
+    pub fn ask<const N: usize>(&self, words: [&str; N]) -> Result<Output> {
+        Command::new(&self.program)
+            .args(words)
+            .current_dir(self.directory.path())
+            .env(RUNTIME_ROOT, self.runtime_root())
+            .stdin(Stdio::null())
+            .output()
+            .context("cannot start minivmm")
+    }
+
     /// The directory in which `minivmm` runs.
     pub fn directory(&self) -> &Path {
         self.directory.path()
@@ -197,6 +216,7 @@ impl Vm {
         command
             .args(&words[1..])
             .current_dir(self.directory.path())
+            .env(RUNTIME_ROOT, self.runtime_root())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -246,7 +266,7 @@ fn runtime_files() -> Result<Vec<PathBuf>> {
         for entry in fs::read_dir(directory)? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name != "mount" && !name.starts_with("minivmm-test-") {
+            if name != "mount" && name != "minivmm" && !name.starts_with("minivmm-test-") {
                 files.push(path);
             }
         }

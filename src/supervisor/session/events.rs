@@ -13,6 +13,7 @@ mod token {
     pub const CHANNEL: u32 = 2;
     pub const VMM: u32 = 3;
     pub const CHILDREN: u32 = 4;
+    pub const REQUEST: u32 = 5;
     pub const VIRTIOFSD_OUTPUT: u32 = 0x100;
     pub const VIRTIOFSD_END: u32 = 0x200;
 }
@@ -23,6 +24,7 @@ impl MutEventSubscriber for Session<'_> {
             (self.signals.wishes_fd(), token::WISH),
             (self.signals.hangups_fd(), token::HANGUP),
             (self.signals.children_fd(), token::CHILDREN),
+            (self.signals.requests().as_raw_fd(), token::REQUEST),
             (self.channel.as_raw_fd(), token::CHANNEL),
             (self.vmm.pidfd.as_raw_fd(), token::VMM),
         ];
@@ -49,6 +51,7 @@ impl MutEventSubscriber for Session<'_> {
                 self.signals.forget_hangups();
                 self.hung_up();
             }
+            token::REQUEST => self.serve(),
             token::CHILDREN => {
                 self.signals.forget_children();
                 self.backends.look(Instant::now());

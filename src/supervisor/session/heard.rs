@@ -5,7 +5,7 @@ use std::{io::ErrorKind, time::Instant};
 use event_manager::{EventOps, Events};
 
 use super::Session;
-use crate::{failure::Failure, protocol::FromVmm};
+use crate::{board::now_usec, failure::Failure, protocol::FromVmm};
 
 /// Messages that are heard before it is anybody else's turn: a VMM that its guest has taken over may never pause.
 const HEARD: usize = 32;
@@ -26,6 +26,10 @@ impl Session<'_> {
                     if self.running.is_none() {
                         self.running = Some(Instant::now());
                         tracing::info!("the VM runs");
+                        self.board.update(|status| {
+                            status.running_usec = Some(now_usec());
+                            status.ready = true;
+                        });
                     }
                 }
                 Ok(Some(FromVmm::Failed { blame, message })) => {

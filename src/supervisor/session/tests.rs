@@ -12,13 +12,16 @@ fn with_session(test: impl FnOnce(Session<'_>, Channel)) {
          [[shares]]\ntag = \"stop\"\nsource = \"/srv\"\non_failure = \"stop\"\n",
     )
     .unwrap();
-    let mut signals = Signals::new().unwrap();
+    let mut signals = Signals::new(crate::requests::Requests::new().unwrap()).unwrap();
     let (channel, vmm) = Channel::pair().unwrap();
+    let board = Board::new(&config, "a.toml".as_ref(), "");
     let session = Session {
         config: &config,
         signals: &mut signals,
+        board: &board,
         channel,
         vmm: Child {
+            pid: 1,
             pidfd: pidfd_open(getpid(), PidfdFlags::empty()).unwrap(),
         },
         backends: Backends::default(),

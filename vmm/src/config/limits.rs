@@ -16,7 +16,7 @@ impl Limits {
     pub const INTERFACES: usize = 8;
     /// Shares, one for each of their PCI slots.
     pub const SHARES: usize = 8;
-    /// Bytes of the path of a share's socket (unix(7), `sun_path` without its end).
+    /// Bytes of the path of a socket (unix(7), `sun_path` without its end).
     pub const SOCKET_PATH: usize = 107;
     /// Least host id of a shifted guest's root: the ids below are the host's own.
     pub const IDS_BASE_MIN: u32 = 65_536;

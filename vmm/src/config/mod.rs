@@ -71,6 +71,9 @@ pub struct VmConfig {
     /// How the VM ends, and what follows.
     #[serde(default)]
     pub lifecycle: Lifecycle,
+    /// How a VM that runs is reached.
+    #[serde(default)]
+    pub control: Control,
 }
 
 /// The kernel and what it is told.
@@ -246,6 +249,16 @@ impl From<Ipv4Cidr> for String {
     fn from(cidr: Ipv4Cidr) -> Self {
         format!("{}/{}", cidr.address, cidr.prefix)
     }
+}
+
+/// How a VM that runs is reached.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Control {
+    /// The control socket, instead of `control` in the VM's runtime directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::socket_path")]
+    pub socket: Option<PathBuf>,
 }
 
 fn default_vcpu() -> u8 {

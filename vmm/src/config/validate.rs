@@ -173,6 +173,9 @@ impl VmConfig {
         if self.kernel.cmdline.chars().any(char::is_control) {
             return Err(Error::Cmdline);
         }
+        if let Some(socket) = &self.control.socket {
+            socket_path("control.socket's bytes", socket)?;
+        }
         self.validate_smbios()?;
         self.validate_interfaces()?;
         self.validate_shares()?;
@@ -310,13 +313,7 @@ impl Share {
         match (&self.source, &self.socket) {
             (Some(_), None) => {}
             (None, Some(socket)) => {
-                let len = socket.as_os_str().len();
-                range(
-                    "shares.socket's bytes",
-                    len as u64,
-                    1,
-                    Limits::SOCKET_PATH as u64,
-                )?;
+                socket_path("shares.socket's bytes", socket)?;
                 // What somebody else's virtiofsd does was said to it when it was started.
                 if let Some(key) = self.options_of_source().first() {
                     return wrong(
@@ -366,6 +363,11 @@ impl Share {
         }
         Ok(())
     }
+}
+
+fn socket_path(key: &'static str, path: &Path) -> Result<(), Error> {
+    let len = path.as_os_str().len() as u64;
+    range(key, len, 1, Limits::SOCKET_PATH as u64)
 }
 
 fn range(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), Error> {

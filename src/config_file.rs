@@ -16,7 +16,8 @@ use crate::{failure::Failure, machine_id::machine_id, regular_file};
 pub struct ConfigFile {
     /// Where it is.
     pub path: PathBuf,
-    text: String,
+    /// Its text.
+    pub text: String,
     /// What it says.
     pub config: VmConfig,
 }
