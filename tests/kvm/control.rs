@@ -48,6 +48,7 @@ fn found() -> Result<()> {
     let mut running = vm.start()?;
     running.wait_for("up")?;
     running.signal(Signal::TERM)?;
+    running.wait_for("asking the guest to shut down")?;
     running.signal(Signal::TERM)?;
     let (code, output) = running.wait()?;
     ensure!(code == 13, "{code}: {output}");
