@@ -23,6 +23,8 @@ pub mod code {
     pub const KILLED: u8 = 13;
     /// A back end was lost.
     pub const BACKEND_LOST: u8 = 14;
+    /// The guest did not say that it is ready.
+    pub const NOT_READY: u8 = 16;
     /// The host is not able.
     pub const HOST: u8 = 69;
     /// The VMM failed.

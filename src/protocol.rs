@@ -107,6 +107,11 @@ pub enum FromVmm {
         /// The question's.
         id: u64,
     },
+    /// The guest has said something about itself (sd_notify(3)): one message, as it came. It is not to be trusted.
+    Notify {
+        /// Lines of `KEY=VALUE`.
+        text: String,
+    },
     /// The VM ended; the last message. Its devices are given up next, and with them the connections to
     /// virtiofsds.
     Ended(End),

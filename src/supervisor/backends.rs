@@ -19,6 +19,7 @@ use minivmm_vmm::VmConfig;
 
 use super::{
     external,
+    notify::Notify,
     opened::Opened,
     shares::{Server, server},
     signals::Signals,
@@ -71,6 +72,7 @@ impl Backends {
         config: &VmConfig,
         opened: &Opened,
         signals: &Signals,
+        notify: &mut Notify,
     ) -> Result<Option<(Self, Vec<UnixStream>)>, Failure> {
         if signals.wait(Duration::ZERO) {
             return Ok(None);
@@ -81,13 +83,19 @@ impl Backends {
         let mut connected = Vec::new();
         for server in &servers {
             if let Server::External(external) = server {
-                match external::connect(external, deadline, signals)? {
+                match external::connect(external, deadline, signals, notify)? {
                     Some(stream) => connected.push(stream),
                     None => return Ok(None),
                 }
             }
         }
         let mut connected = connected.into_iter();
+        let own = servers.iter().filter(|s| matches!(s, Server::Own(_)));
+        match own.count() {
+            0 => {}
+            1 => notify.status("starting virtiofsd for 1 share"),
+            n => notify.status(&format!("starting virtiofsd for {n} shares")),
+        }
         let runtime = runtime_dir();
         let mut own = Vec::new();
         let mut streams = Vec::new();

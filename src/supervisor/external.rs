@@ -7,7 +7,7 @@ use std::{
 
 use minivmm_fs::external::{Absence, External, PATIENCE};
 
-use super::signals::Signals;
+use super::{notify::Notify, signals::Signals};
 use crate::failure::Failure;
 
 /// How often to look whether one has come.
@@ -20,6 +20,7 @@ pub fn connect(
     external: &External,
     deadline: Instant,
     signals: &Signals,
+    notify: &mut Notify,
 ) -> Result<Option<UnixStream>, Failure> {
     let mut say = Instant::now();
     loop {
@@ -33,9 +34,13 @@ pub fn connect(
         }
         if now >= say {
             tell(external, absence, deadline - now);
+            notify.status(&format!(
+                "waiting for the virtiofsd of share `{}`",
+                external.tag
+            ));
             say += SAY_EVERY;
         }
-        if signals.wait(LOOK_EVERY.min(deadline - now)) {
+        if notify.wait(signals, LOOK_EVERY.min(deadline - now)) {
             return Ok(None);
         }
     }

@@ -6,6 +6,7 @@ use minivmm_vmm::{End, VmConfig, one_line};
 
 use super::{
     backends::Backends,
+    notify::Notify,
     opened::Opened,
     outcome::{Outcome, Way},
     restarts::{Cause, Next, Restarts, wanted},
@@ -27,6 +28,8 @@ pub struct Life<'a> {
     pub signals: &'a mut Signals,
     /// Where it is said how it goes.
     pub board: &'a Board,
+    /// Who is told how it goes.
+    pub notify: &'a mut Notify,
     /// What its VMM processes log.
     pub log_level: &'a str,
 }
@@ -71,7 +74,8 @@ impl Life<'_> {
                         None => tracing::info!("{next}"),
                         Some(_) => tracing::warn!("{next}"),
                     }
-                    if self.signals.wait(delay) {
+                    self.notify.status(&next.to_string());
+                    if self.notify.wait(self.signals, delay) {
                         return Ok(stopped(last));
                     }
                 }
@@ -92,7 +96,8 @@ impl Life<'_> {
 
     /// A run, or `None` if somebody wanted its end before it was started.
     fn run_once(&mut self) -> Result<Option<Over>, Broken> {
-        let Some(backends) = Backends::start(self.config, self.opened, self.signals)? else {
+        let Some(backends) = Backends::start(self.config, self.opened, self.signals, self.notify)?
+        else {
             return Ok(None);
         };
         let session = Session::start(
@@ -101,6 +106,7 @@ impl Life<'_> {
             backends,
             self.signals,
             self.board,
+            self.notify,
             self.log_level,
         )?;
         session.run().map(Some)

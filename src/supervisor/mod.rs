@@ -12,6 +12,7 @@ mod inherited;
 mod life;
 mod liveness;
 mod losses;
+mod notify;
 mod opened;
 mod outcome;
 mod restarts;
@@ -23,7 +24,7 @@ mod start_message;
 mod stop;
 mod taps;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 pub use opened::{Checked, Opened, virtiofsd};
 pub use outcome::Outcome;
@@ -38,10 +39,22 @@ use crate::{
     runtime_dir::RuntimeDir,
 };
 use life::Life;
+use notify::Notify;
 use signals::Signals;
 
 /// Runs the VM of `file` until it ends for good.
 pub fn run(file: &ConfigFile, log_level: &str) -> Result<Outcome, Failure> {
+    let mut notify = Notify::new(&file.config, Instant::now());
+    let done = run_told(file, log_level, &mut notify);
+    notify.ended(&match &done {
+        Ok(outcome) => outcome.to_string(),
+        Err(failure) => failure.to_string(),
+    });
+    done
+}
+
+/// The same; `notify` hears how it goes, but for the end.
+fn run_told(file: &ConfigFile, log_level: &str, notify: &mut Notify) -> Result<Outcome, Failure> {
     let config = &file.config;
     // Before anything is opened, which could be mistaken for a descriptor that was handed in.
     let inherited = taps::inherited(config)?;
@@ -69,6 +82,7 @@ pub fn run(file: &ConfigFile, log_level: &str) -> Result<Outcome, Failure> {
         opened: &opened,
         signals: &mut signals,
         board: &board,
+        notify,
         log_level,
     };
     life.live()

@@ -67,6 +67,7 @@ impl Outcome {
             End::Panic => code::PANIC,
             End::Killed => code::KILLED,
             End::BackendLost { .. } => code::BACKEND_LOST,
+            End::NotReady { .. } => code::NOT_READY,
             End::Fault { .. } => code::VMM,
         }
     }
@@ -114,7 +115,7 @@ impl Display for Outcome {
 mod tests {
     use super::*;
 
-    fn ends() -> [End; 7] {
+    fn ends() -> [End; 8] {
         [
             End::PowerOff,
             End::Reset,
@@ -122,27 +123,31 @@ mod tests {
             End::Panic,
             End::Killed,
             End::BackendLost { tag: "a".into() },
-            End::Fault { what: "b".into() },
+            End::NotReady { why: "b".into() },
+            End::Fault { what: "c".into() },
         ]
     }
 
-    fn codes(way: Way, status: ExitStatus) -> [u8; 7] {
+    fn codes(way: Way, status: ExitStatus) -> [u8; 8] {
         ends().map(|end| Outcome { end, way }.exit_code(status))
     }
 
     #[test]
     fn every_end_has_its_code() {
-        let contract = [0, 10, 11, 12, 13, 14, 70];
+        let contract = [0, 10, 11, 12, 13, 14, 16, 70];
         for way in [
             Way::ByItself,
             Way::Asked(Duration::ZERO),
             Way::Forced(Force::Order),
         ] {
             assert_eq!(codes(way, ExitStatus::Contract), contract);
-            assert_eq!(codes(way, ExitStatus::Simple), [0, 0, 11, 12, 13, 14, 70]);
+            assert_eq!(
+                codes(way, ExitStatus::Simple),
+                [0, 0, 11, 12, 13, 14, 16, 70]
+            );
         }
         // Off is what was wanted; a failure stays one.
-        let between = [0, 0, 11, 12, 13, 14, 70];
+        let between = [0, 0, 11, 12, 13, 14, 16, 70];
         assert_eq!(codes(Way::BetweenRuns, ExitStatus::Contract), between);
         let nothing = Outcome::before_the_start();
         assert_eq!(nothing.exit_code(ExitStatus::Simple), 13);

@@ -48,7 +48,7 @@ pub fn wanted(config: &VmConfig, end: &End) -> Option<Cause> {
             let restarts = share.is_some_and(|s| s.on_failure == OnFailure::RestartVm);
             return restarts.then_some(Cause::Failure);
         }
-        End::Killed | End::Fault { .. } => return None,
+        End::Killed | End::NotReady { .. } | End::Fault { .. } => return None,
     };
     (after == AfterEnd::Restart).then_some(cause)
 }

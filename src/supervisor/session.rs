@@ -26,6 +26,7 @@ use super::{
     backends::Backends,
     liveness::Liveness,
     losses::Losses,
+    notify::Notify,
     opened::Opened,
     outcome::Outcome,
     signals::Signals,
@@ -84,6 +85,7 @@ pub struct Session<'a> {
     config: &'a VmConfig,
     signals: &'a mut Signals,
     board: &'a Board,
+    notify: &'a mut Notify,
     channel: Channel,
     vmm: Child,
     backends: Backends,
@@ -94,6 +96,8 @@ pub struct Session<'a> {
     pause: Pause,
     liveness: Liveness,
     losses: Losses,
+    /// Why the VM is ended, if that is because its guest has not become ready.
+    not_ready: Option<String>,
     /// What the VMM said of its end or its failure.
     outcome: Option<Result<End, Failure>>,
     /// How the VMM process ended.
@@ -108,8 +112,10 @@ impl<'a> Session<'a> {
         (backends, shares): (Backends, Vec<UnixStream>),
         signals: &'a mut Signals,
         board: &'a Board,
+        notify: &'a mut Notify,
         log_level: &str,
     ) -> Result<Self, Failure> {
+        notify.vmm_starts(Instant::now());
         let (channel, theirs) = Channel::pair().map_err(Failure::vmm)?;
         let vmm = spawn::spawn(theirs, log_level).map_err(|error| spawn::failure(&error))?;
         match start_message::send(&channel, config, opened, &shares) {
@@ -134,6 +140,7 @@ impl<'a> Session<'a> {
             config,
             signals,
             board,
+            notify,
             channel,
             vmm,
             backends,
@@ -141,8 +148,9 @@ impl<'a> Session<'a> {
             intent: Intent::Run,
             running: None,
             pause: Pause::No,
-            liveness: Liveness::new(Instant::now()),
+            liveness: Liveness::default(),
             losses: Losses::default(),
+            not_ready: None,
             outcome: None,
             ended: None,
         })
@@ -168,7 +176,10 @@ impl<'a> Session<'a> {
 
     /// Does what is due, and says in how many milliseconds to look again (-1: never).
     fn act(&mut self, now: Instant) -> i32 {
-        let mut next = self.backends.due(now);
+        let mut next = [self.backends.due(now), self.notify_due(now)]
+            .into_iter()
+            .flatten()
+            .min();
         loop {
             match self.stop.due(now) {
                 Action::Wait(left) => {
@@ -185,6 +196,9 @@ impl<'a> Session<'a> {
                 }
                 Action::End => {
                     tracing::warn!("ending the VM without the guest's doing");
+                    self.notify
+                        .status("ending the VM without the guest's doing");
+                    self.notify.vmm_ends();
                     self.tell(&ToVmm::Kill);
                 }
                 Action::KillProcess => {
@@ -212,7 +226,30 @@ impl<'a> Session<'a> {
         let before = std::mem::replace(&mut self.intent, Intent::Stop);
         if before == Intent::Stop || !self.stop.has_begun() {
             self.stop.asked(Instant::now());
+            let how = match self.stop.is_killing() {
+                true => "ending the VM at once",
+                false => "asking the guest to shut down",
+            };
+            self.notify.stopping(how, None);
         }
+    }
+
+    /// Does what is due for the service manager, and says when to look again.
+    fn notify_due(&mut self, now: Instant) -> Option<Instant> {
+        let wanted = self.notify.due(now);
+        if wanted.ping {
+            let question = self.liveness.ask();
+            self.tell(&question);
+        }
+        if let Some(why) = wanted.failed
+            && !self.stop.has_begun()
+        {
+            tracing::error!("{why}");
+            self.stop.shut_down(now, None);
+            self.notify.stopping(&why, None);
+            self.not_ready = Some(why);
+        }
+        wanted.next
     }
 
     /// The terminal has gone. A shell and the kernel both say so, and that is one wish.
@@ -254,8 +291,12 @@ impl<'a> Session<'a> {
         };
         let said = self.outcome.as_ref().and_then(|said| said.as_ref().ok());
         let stopped = self.intent == Intent::Stop;
+        let not_ready = self.not_ready.filter(|_| !stopped);
         let end = match (self.losses.end(said, stopped), self.outcome) {
             (Some(lost), _) => lost,
+            (None, Some(Ok(_)) | None) if not_ready.is_some() => End::NotReady {
+                why: not_ready.unwrap_or_default(),
+            },
             (None, Some(outcome)) => outcome.map_err(broken)?,
             (None, None) if self.stop.is_killing() => End::Killed,
             (None, None) => {

@@ -102,13 +102,16 @@ impl Stop {
     }
 
     /// The guest says that it shuts down: the button has done its work.
-    #[allow(
-        dead_code,
-        reason = "the guest's STOPPING=1 arrives with its notifications"
-    )]
     pub fn guest_shuts_down(&mut self) {
         if let State::ShuttingDown { press, .. } = &mut self.state {
             *press = None;
+        }
+    }
+
+    /// The guest says that it is up: after a restart of its own (`systemctl soft-reboot`) it listens to the button again.
+    pub fn guest_runs(&mut self, now: Instant) {
+        if let State::ShuttingDown { press, .. } = &mut self.state {
+            press.get_or_insert(now);
         }
     }
 

@@ -1,11 +1,15 @@
 //! The kernel command line: what the machine needs, what the guest is told, what the user adds.
 
-use crate::config::{Interface, Share, VmConfig};
+use crate::config::{Interface, Ready, Share, VmConfig};
 
 /// What every guest gets: the console that exists, no probing for serial ports that do not, a restart at
 /// once after a panic, because a service that stands still is the worst end, and the ACPI reset register
 /// as the way to restart: with hardware-reduced ACPI, Linux would take EFI, which is not here.
 const MACHINE: &str = "console=ttyS0 8250.nr_uarts=1 panic=-1 reboot=acpi";
+
+/// Tells systemd where to say that it is ready (systemd.system-credentials(7), `vmm.notify_socket`): the host's CID, and
+/// the port on which minivmm listens.
+const NOTIFY: &str = "systemd.set_credential=vmm.notify_socket:vsock-stream:2:8888";
 
 /// The whole command line of a configuration, without the limit that the kernel's header sets.
 ///
@@ -14,6 +18,9 @@ pub fn build(config: &VmConfig) -> String {
     let mut words = vec![MACHINE.to_owned()];
     words.extend(config.interfaces.iter().filter_map(|i| ip(&config.name, i)));
     words.extend(config.shares.iter().filter_map(mount_extra));
+    if config.lifecycle.ready == Ready::Guest {
+        words.push(NOTIFY.to_owned());
+    }
     let user = config.kernel.cmdline.trim();
     if !user.is_empty() {
         words.push(user.to_owned());
@@ -83,6 +90,15 @@ mod tests {
              ip=10.0.0.2::10.0.0.1:255.255.255.0:dns::off:10.0.0.1:9.9.9.9 \
              systemd.mount-extra=d:/data:virtiofs quiet panic=5"
         );
+    }
+
+    #[test]
+    fn a_guest_that_is_to_say_when_it_is_ready_is_told_where() {
+        let config = VmConfig::from_toml(
+            "name = \"a\"\n[kernel]\npath = \"k\"\n[lifecycle]\nready = \"guest\"\n",
+        );
+        let line = build(&config.unwrap());
+        assert!(line.ends_with(NOTIFY), "{line}");
     }
 
     #[test]

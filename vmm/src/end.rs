@@ -37,6 +37,11 @@ pub enum End {
         /// The share's tag.
         tag: String,
     },
+    /// The guest did not say that it is ready, and its owner ended the VM for that.
+    NotReady {
+        /// What was waited for, for a person.
+        why: String,
+    },
     /// The VM could not go on: KVM refused to run it.
     Fault {
         /// What happened, for a person.
@@ -53,6 +58,7 @@ impl std::fmt::Display for End {
             Self::Panic => f.write_str("the guest's kernel panicked: its console says why"),
             Self::Killed => f.write_str("the VM was ended without the guest's doing"),
             Self::BackendLost { tag } => write!(f, "virtiofsd of share `{tag}` was lost"),
+            Self::NotReady { why } => f.write_str(why),
             Self::Fault { what } => f.write_str(what),
         }
     }

@@ -4,7 +4,7 @@ use std::{io::ErrorKind, time::Instant};
 
 use event_manager::{EventOps, Events};
 
-use super::Session;
+use super::{super::notify::Turn, Session};
 use crate::{board::now_usec, failure::Failure, protocol::FromVmm};
 
 /// Messages that are heard before it is anybody else's turn: a VMM that its guest has taken over may never pause.
@@ -26,9 +26,11 @@ impl Session<'_> {
                     if self.running.is_none() {
                         self.running = Some(Instant::now());
                         tracing::info!("the VM runs");
+                        self.notify.vcpus_run(Instant::now());
+                        let ready = self.notify.is_ready();
                         self.board.update(|status| {
                             status.running_usec = Some(now_usec());
-                            status.ready = true;
+                            status.ready = ready;
                         });
                     }
                 }
@@ -46,8 +48,23 @@ impl Session<'_> {
                 }
                 Ok(Some(FromVmm::Paused)) => self.paused(),
                 Ok(Some(FromVmm::Resumed)) => self.resumed(),
-                Ok(Some(FromVmm::Pong { id })) => self.liveness.heard(id, Instant::now()),
+                Ok(Some(FromVmm::Pong { id })) => {
+                    if self.liveness.heard(id) {
+                        self.notify.alive();
+                    }
+                }
+                Ok(Some(FromVmm::Notify { text })) => {
+                    let now = Instant::now();
+                    match self.notify.guest_says(&text, now) {
+                        Some(Turn::Stops) => self.stop.guest_shuts_down(),
+                        Some(Turn::Runs) => self.stop.guest_runs(now),
+                        None => {}
+                    }
+                    let ready = self.notify.is_ready();
+                    self.board.update(|status| status.ready = ready);
+                }
                 Ok(Some(FromVmm::Ended(end))) => {
+                    self.notify.vmm_ends();
                     self.outcome.get_or_insert(Ok(end));
                     self.stop.ending(Instant::now());
                 }

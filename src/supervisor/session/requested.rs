@@ -18,11 +18,14 @@ impl Session<'_> {
                 Wish::Stop { timeout } => {
                     self.intent = Intent::Stop;
                     self.stop.shut_down(Instant::now(), timeout);
+                    self.notify
+                        .stopping("asking the guest to shut down", timeout);
                     answer.done();
                 }
                 Wish::Kill => {
                     self.intent = Intent::Stop;
                     self.stop.force(Force::Order);
+                    self.notify.stopping("ending the VM at once", None);
                     answer.done();
                 }
                 Wish::PowerButton => {

@@ -40,9 +40,16 @@ impl Session<'_> {
             }
             // A guest that is shutting down is not kept from it.
             _ if self.stop.has_begun() => {}
-            Some(OnFailure::Stop) => self.stop.shut_down(Instant::now(), None),
+            Some(OnFailure::Stop) => {
+                self.stop.shut_down(Instant::now(), None);
+                let how = format!("share `{tag}` is lost: asking the guest to shut down");
+                self.notify.stopping(&how, None);
+            }
             Some(OnFailure::RestartVm) => {
                 let tag = tag.to_string();
+                self.notify
+                    .status(&format!("share `{tag}` is lost: restarting the VM"));
+                self.notify.vmm_ends();
                 self.tell(&ToVmm::EndForShare { tag });
                 self.stop.ending(Instant::now());
             }

@@ -13,12 +13,14 @@ fn with_session(test: impl FnOnce(Session<'_>, Channel)) {
     )
     .unwrap();
     let mut signals = Signals::new(crate::requests::Requests::new().unwrap()).unwrap();
+    let mut notify = Notify::new(&config, Instant::now());
     let (channel, vmm) = Channel::pair().unwrap();
     let board = Board::new(&config, "a.toml".as_ref(), "");
     let session = Session {
         config: &config,
         signals: &mut signals,
         board: &board,
+        notify: &mut notify,
         channel,
         vmm: Child {
             pid: 1,
@@ -29,8 +31,9 @@ fn with_session(test: impl FnOnce(Session<'_>, Channel)) {
         intent: Intent::Run,
         running: None,
         pause: Pause::No,
-        liveness: Liveness::new(Instant::now()),
+        liveness: Liveness::default(),
         losses: Losses::default(),
+        not_ready: None,
         outcome: None,
         ended: None,
     };

@@ -1,4 +1,4 @@
-//! How a VM ends, and what follows.
+//! When a VM counts as started, how it ends, and what follows.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{duration, schema};
 
-/// How the VM ends, and what follows (docs/lifecycle.md).
+/// When the VM counts as started, how it ends, and what follows (docs/lifecycle.md).
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Lifecycle {
@@ -27,11 +27,20 @@ pub struct Lifecycle {
     /// What `minivmm run` ends with.
     #[serde(default)]
     pub exit_status: ExitStatus,
+    /// When the VM counts as started, for whoever waits for that: a service manager, `minivmm start`.
+    #[serde(default)]
+    pub ready: Ready,
+    /// With `ready = "guest"`: how long the guest may be silent before it is ready. Then the start has failed.
+    #[serde(default = "default_ready_timeout", with = "duration")]
+    #[schemars(schema_with = "schema::duration")]
+    pub ready_timeout: Duration,
 }
 
 impl Default for Lifecycle {
     fn default() -> Self {
         Self {
+            ready: Ready::default(),
+            ready_timeout: default_ready_timeout(),
             stop_timeout: default_stop_timeout(),
             on_poweroff: AfterEnd::default(),
             on_reboot: AfterEnd::default(),
@@ -39,6 +48,17 @@ impl Default for Lifecycle {
             exit_status: ExitStatus::default(),
         }
     }
+}
+
+/// When a VM counts as started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Ready {
+    /// When all vCPUs have entered the guest.
+    #[default]
+    Vcpus,
+    /// When the guest says so: its systemd (254 and newer) does, over vsock.
+    Guest,
 }
 
 /// What follows an end of the guest.
@@ -62,6 +82,10 @@ pub enum ExitStatus {
     Contract,
     /// 0 for every end that the guest asked for, a reset too; of the others each has its code.
     Simple,
+}
+
+fn default_ready_timeout() -> Duration {
+    Duration::from_secs(120)
 }
 
 fn default_stop_timeout() -> Duration {

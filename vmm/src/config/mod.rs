@@ -22,7 +22,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use lifecycle::{AfterEnd, ExitStatus, Lifecycle};
+pub use lifecycle::{AfterEnd, ExitStatus, Lifecycle, Ready};
 pub use limits::Limits;
 pub use share::{Cache, Ids, OnFailure, Share, ShareProto};
 pub use smbios::{Smbios, default_uuid};
