@@ -15,6 +15,8 @@ pub enum DeviceType {
     Net = 1,
     /// Entropy source (5.4).
     Entropy = 4,
+    /// Socket device (5.10).
+    Socket = 19,
     /// File system (5.11).
     FileSystem = 26,
 }
