@@ -245,7 +245,7 @@ impl Connection {
         }
         let mut interest = EventSet::empty();
         // What can be read already waits for the guest and not for the stream.
-        if self.can_read() && self.room.left() > 0 && !self.readable {
+        if self.can_read() && !self.readable {
             interest |= EventSet::IN;
         }
         if !self.to_host.is_empty() {
