@@ -8,7 +8,7 @@ use std::{io::Write, thread, time::Duration};
 use common::{BUFFERS, Guest, SOON, Stream, device, from_guest, from_host, rest};
 use minivmm_vsock::{
     CONNECTIONS, HALF_OPEN, NOTIFY_BURST, NOTIFY_PORT, NOTIFY_STREAMS, NOTIFY_TEXT, RESETS,
-    packet::{NO_SEND, NOTHING, Op},
+    packet::{NO_RECEIVE, NO_SEND, NOTHING, Op},
 };
 
 #[test]
@@ -173,6 +173,7 @@ fn streams_that_are_idle_or_cannot_go_on_wake_nobody() {
     client.write_all(b"waits").unwrap();
     full.receive(&mut guest, Op::CreditRequest);
     drop(client);
+    assert_eq!(full.receive(&mut guest, Op::Shutdown), NO_RECEIVE);
     // One whose client has half closed.
     let (half, client) = from_host(&asked, &mut guest);
     client.shutdown(std::net::Shutdown::Write).unwrap();
