@@ -7,6 +7,7 @@
 //! * [`runtime_dir`], [`control`], [`board`], [`requests`]: how a VM that runs is found, asked, looked at and told
 //! * [`client`]: who asks
 //! * [`failure`], [`log`]: exit codes and errors, and the log, of both
+//! * [`secrets`]: credentials on their way from one to the other; [`dumps`]: no core dumps
 //! * [`machine_id`]: what tells this host from others
 //! * [`regular_file`]: files that somebody names
 
@@ -15,6 +16,7 @@ mod cli;
 mod client;
 mod config_file;
 mod control;
+mod dumps;
 mod failure;
 mod log;
 mod machine_id;
@@ -22,6 +24,7 @@ mod protocol;
 mod regular_file;
 mod requests;
 mod runtime_dir;
+mod secrets;
 mod supervisor;
 mod vmm_process;
 

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Bytes of a message at most.
 const MAX_MESSAGE: usize = 128 * 1024;
-/// Descriptors of a message at most: six of the machine, eight taps with eight queues each, eight shares, and some for
+/// Descriptors of a message at most: seven of the machine, eight taps with eight queues each, eight shares, and some for
 /// what is to come. The kernel's limit is 253 (SCM_MAX_FD).
 const MAX_FDS: usize = 128;
 /// Bytes of a configuration as JSON at most. A file of [`Limits::FILE`](minivmm_vmm::config::Limits::FILE) bytes stays
@@ -49,6 +49,8 @@ pub enum Role {
     Console,
     /// A queue of the tap of the interface with this number; in their order.
     Tap(u8),
+    /// What the credentials are, as [`secrets::send`](crate::secrets::send) puts it into a memfd.
+    Credentials,
     /// A connection to virtiofsd; in the order of the shares.
     Share,
 }

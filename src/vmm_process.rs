@@ -16,15 +16,14 @@ use minivmm_net::Tap;
 use minivmm_vmm::{
     Blame, End, Handle, Progress, Resources, Vm, VmConfig, WaitingWriter, machine::OnShareLost,
 };
-use rustix::{
-    event::{PollFd, PollFlags, poll},
-    process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit},
-};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::{
+    dumps,
     failure::{self, Failure, with_causes},
     log,
     protocol::{Channel, FromVmm, Role, ToVmm, receive_config},
+    secrets,
 };
 
 /// The name (argument 0) that makes this program a VMM process.
@@ -38,9 +37,7 @@ pub fn main() -> ExitCode {
     let Some(channel) = inherited_channel() else {
         return Failure::vmm("a VMM process is started by `minivmm run` alone").report();
     };
-    if let Err(error) = forbid_dumps() {
-        tracing::warn!("cannot forbid core dumps: {error}");
-    }
+    dumps::forbid();
     match serve(&Arc::new(channel)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -57,17 +54,6 @@ fn inherited_channel() -> Option<Channel> {
     let open = unsafe { libc::fcntl(CHANNEL_FD, libc::F_GETFD) } >= 0;
     // SAFETY: it is open, and nothing else in this process has opened anything yet.
     open.then(|| Channel::from_fd(unsafe { OwnedFd::from_raw_fd(CHANNEL_FD) }))
-}
-
-/// No core dump of this process, whose memory is the guest's, and no other process of this user looks
-/// into it.
-fn forbid_dumps() -> io::Result<()> {
-    let none = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
-    };
-    setrlimit(Resource::Core, none)?;
-    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 fn serve(channel: &Arc<Channel>) -> io::Result<()> {
@@ -158,7 +144,7 @@ fn resources(
         return Err(wrong("descriptors"));
     }
     let (mut config, mut kvm, mut kernel, mut initrd) = (None, None, None, None);
-    let (mut entropy, mut console) = (None, None);
+    let (mut entropy, mut console, mut credentials) = (None, None, None);
     let (mut taps, mut shares) = (BTreeMap::<u8, Vec<OwnedFd>>::new(), Vec::new());
     for (role, fd) in roles.into_iter().zip(fds) {
         match role {
@@ -175,10 +161,16 @@ fn resources(
             Role::Entropy => entropy = Some(File::from(fd)),
             Role::Console => console = Some(File::from(fd)),
             Role::Tap(interface) => taps.entry(interface).or_default().push(fd),
+            Role::Credentials => credentials = Some(fd),
             Role::Share => shares.push(UnixStream::from(fd)),
         }
     }
     let config = config.ok_or_else(|| wrong("a configuration"))?;
+    let credentials = match credentials {
+        Some(fd) => secrets::receive(fd, &config.credentials)
+            .map_err(|error| (Blame::Vmm, format!("cannot read the credentials: {error}")))?,
+        None => Vec::new(),
+    };
     let taps = taps.into_iter().map(|(interface, queues)| {
         Tap::from_fds(queues).map_err(|error| {
             let id = config.interfaces.get(usize::from(interface));
@@ -196,6 +188,7 @@ fn resources(
         entropy: entropy.ok_or_else(|| wrong("a source of entropy"))?,
         taps,
         shares,
+        credentials,
         on_share_lost: tell_of_loss(channel.clone()),
         console: Box::new(WaitingWriter(console.ok_or_else(|| wrong("a console"))?)),
     };

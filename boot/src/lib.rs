@@ -51,7 +51,7 @@ use kernel::{KernelRange, Protocol};
 pub use cpu::BootCpu;
 pub use kernel::{Entry, Kernel};
 pub use platform::{AcpiHardware, CmosRtc, MmioRange, Platform, RamRange, SerialPort};
-pub use smbios::Smbios;
+pub use smbios::{Credential, Smbios};
 
 /// Why a guest cannot be started; the message is for the person who wrote the VM's configuration.
 #[derive(Debug, thiserror::Error)]

@@ -5,13 +5,16 @@
 //! 64-bit entry point lies where operating systems without EFI search for it (5.2.2), the structures in the hole below
 //! 1 MiB, which costs no RAM.
 
+mod credential;
 mod oem_strings;
 mod structure;
 
 use uuid::Uuid;
 use vm_memory::GuestMemoryMmap;
+use zeroize::Zeroizing;
 
 use crate::layout;
+pub use credential::Credential;
 use structure::{Handles, Structure};
 
 /// Bytes of all structures together at most. Linux maps the whole table at once before it has an allocator, in 64 pages
@@ -38,6 +41,8 @@ pub struct Smbios {
     pub serial: String,
     /// Strings for whoever reads them (type 11), in this order; systemd takes credentials from them.
     pub oem_strings: Vec<String>,
+    /// Secrets for systemd, in strings of their own behind the others.
+    pub credentials: Vec<Credential>,
 }
 
 /// Strings that the tables cannot carry.
@@ -63,21 +68,45 @@ pub enum Error {
     /// Structures that are longer than guests read.
     #[error(
         "the SMBIOS structures take {needed} bytes with these strings, and guests read {MAX_STRUCTURES} at most: take \
-         {} bytes away", needed - MAX_STRUCTURES
+         {} bytes away{}", needed - MAX_STRUCTURES, largest_credentials(largest)
     )]
     TooLarge {
         /// How many bytes they take.
         needed: usize,
+        /// The largest credentials, with the bytes that each takes as base64.
+        largest: Vec<(String, usize)>,
     },
 }
 
+fn largest_credentials(largest: &[(String, usize)]) -> String {
+    let each = largest
+        .iter()
+        .map(|(name, size)| format!("`{name}` ({size})"));
+    match each.collect::<Vec<_>>() {
+        each if each.is_empty() => String::new(),
+        each => format!(
+            "; the largest credentials, with their bytes as base64, are {}",
+            each.join(", ")
+        ),
+    }
+}
+
 /// The entry point and the structures, as they are in guest memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Tables {
     /// At [`layout::SMBIOS_ENTRY_POINT`].
     pub entry_point: [u8; ENTRY_POINT_SIZE as usize],
     /// At [`layout::SMBIOS`].
-    pub structures: Vec<u8>,
+    pub structures: Zeroizing<Vec<u8>>,
+}
+
+/// Without what secrets may be in.
+impl std::fmt::Debug for Tables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tables")
+            .field("bytes", &self.structures.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Makes the tables that describe `smbios`.
@@ -86,28 +115,81 @@ pub fn tables(smbios: &Smbios) -> Result<Tables, Error> {
     for (n, string) in smbios.oem_strings.iter().enumerate() {
         check_string(format!("string {}", n + 1), string)?;
     }
-    let mut structures = Vec::new();
-    let mut handles = Handles::default();
-    let mut add = |structure: Structure<'_>| structure.write(handles.next(), &mut structures);
-    add(bios());
-    add(system(smbios));
-    add(chassis());
-    for group in oem_strings::groups(&smbios.oem_strings) {
-        add(Structure::new(11, vec![group.count()], group.strings));
+    let secrets: Vec<_> = smbios.credentials.iter().map(Credential::string).collect();
+    let strings = smbios.oem_strings.iter().map(String::as_str);
+    let strings: Vec<&str> = strings.chain(secrets.iter().map(|s| s.as_str())).collect();
+
+    let mut structures = vec![bios(), system(smbios), chassis()];
+    for group in oem_strings::groups(&strings) {
+        structures.push(Structure::new(11, vec![group.count()], group.strings));
     }
     // System Boot Information (7.33): no errors detected.
-    add(Structure::new(32, vec![0; 7], vec![]));
+    structures.push(Structure::new(32, vec![0; 7], vec![]));
     // End-of-Table (7.45).
-    add(Structure::new(127, vec![], vec![]));
-    if structures.len() > MAX_STRUCTURES {
+    structures.push(Structure::new(127, vec![], vec![]));
+
+    let needed = structures.iter().map(Structure::len).sum();
+    if needed > MAX_STRUCTURES {
         return Err(Error::TooLarge {
-            needed: structures.len(),
+            needed,
+            largest: largest(
+                smbios
+                    .credentials
+                    .iter()
+                    .map(|c| {
+                        (
+                            c.name.clone(),
+                            credential::string_size(&c.name, c.value.len()),
+                        )
+                    })
+                    .collect(),
+            ),
         });
     }
+    // Reserved at once: a vector that grows leaves what it held behind.
+    let mut table = Zeroizing::new(Vec::with_capacity(needed));
+    let mut handles = Handles::default();
+    for structure in structures {
+        structure.write(handles.next(), &mut table);
+    }
     Ok(Tables {
-        entry_point: entry_point(structures.len() as u32),
-        structures,
+        entry_point: entry_point(needed as u32),
+        structures: table,
     })
+}
+
+/// Says whether [`tables`] could make room for credentials of these names and sizes beside what is in `smbios`.
+pub fn check_credentials(smbios: &Smbios, sizes: &[(&str, usize)]) -> Result<(), Error> {
+    let credential = |(name, size): &(&str, usize)| Credential {
+        name: (*name).to_owned(),
+        value: Zeroizing::new(vec![0; *size]),
+    };
+    let strings = sizes
+        .iter()
+        .map(|(name, size)| ((*name).to_owned(), credential::string_size(name, *size)));
+    let strings: Vec<_> = strings.collect();
+    // Sizes of any files: nothing is made of them before it is known that they are small.
+    let total = strings
+        .iter()
+        .fold(0, |sum: usize, (_, size)| sum.saturating_add(*size));
+    if total > MAX_STRUCTURES {
+        return Err(Error::TooLarge {
+            needed: total,
+            largest: largest(strings),
+        });
+    }
+    let whole = Smbios {
+        credentials: sizes.iter().map(credential).collect(),
+        ..smbios.clone()
+    };
+    tables(&whole).map(|_| ())
+}
+
+/// The three that take the most.
+fn largest(mut sizes: Vec<(String, usize)>) -> Vec<(String, usize)> {
+    sizes.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
+    sizes.truncate(3);
+    sizes
 }
 
 impl Tables {

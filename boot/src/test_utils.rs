@@ -45,6 +45,7 @@ pub fn platform(mib: u64) -> Platform {
             uuid: uuid::uuid!("00112233-4455-6677-8899-aabbccddeeff"),
             serial: "test".to_owned(),
             oem_strings: vec![],
+            credentials: vec![],
         },
     }
 }

@@ -8,7 +8,7 @@ use super::plan::Report;
 use crate::config_file::ConfigFile;
 use crate::{
     failure::Failure,
-    supervisor::{Opened, ids_notice},
+    supervisor::{Opened, ids_notice, only_in_a_unit},
 };
 
 /// How much is said of a configuration that is fine.
@@ -29,7 +29,10 @@ pub fn check(path: &Path, detail: Detail) -> Result<ExitCode, Failure> {
         let notice = ids_notice(share)?;
         Some(format!("share `{}`: {notice}", share.tag))
     });
-    let notices: Vec<String> = notices.collect();
+    let mut notices: Vec<String> = notices.collect();
+    let missing = file.config.credentials.iter().zip(&checked.credentials);
+    let missing = missing.filter(|(_, found)| found.is_none());
+    notices.extend(missing.map(|(credential, _)| only_in_a_unit(credential)));
     match detail {
         Detail::Line => {
             notices.iter().for_each(super::say);

@@ -7,10 +7,12 @@
 //! follows, in [`restarts`]. Signals belong to all of them ([`signals`]). The supervisor never touches guest memory.
 
 mod backends;
+mod credentials;
 mod external;
 mod inherited;
 mod life;
 mod liveness;
+mod locked;
 mod losses;
 mod notify;
 mod opened;
@@ -26,6 +28,7 @@ mod taps;
 
 use std::{sync::Arc, time::Instant};
 
+pub use credentials::only_in_a_unit;
 pub use opened::{Checked, Opened, virtiofsd};
 pub use outcome::Outcome;
 pub use shares::ids_notice;
@@ -34,6 +37,7 @@ use crate::{
     board::Board,
     config_file::ConfigFile,
     control::{Context, Control},
+    dumps,
     failure::Failure,
     requests::Requests,
     runtime_dir::RuntimeDir,
@@ -44,6 +48,7 @@ use signals::Signals;
 
 /// Runs the VM of `file` until it ends for good.
 pub fn run(file: &ConfigFile, log_level: &str) -> Result<Outcome, Failure> {
+    dumps::forbid();
     let mut notify = Notify::new(&file.config, Instant::now());
     let done = run_told(file, log_level, &mut notify);
     notify.ended(&match &done {

@@ -13,6 +13,7 @@ use minivmm_net::Tap;
 use minivmm_vmm::{VmConfig, boot_key, cmdline, host, kvm, layout};
 
 use super::{
+    credentials::{self, Credentials, Found},
     shares,
     taps::{self, Inherited},
 };
@@ -34,6 +35,8 @@ pub struct Opened {
     pub entropy: File,
     /// Where the guest's console goes: standard output.
     pub console: OwnedFd,
+    /// The credentials.
+    pub credentials: Credentials,
     /// A tap for each interface.
     pub taps: Vec<Tap>,
     /// The program that serves shares, if there are any.
@@ -43,7 +46,13 @@ pub struct Opened {
 impl Opened {
     /// Opens what `config` names beside the taps that were handed in; the first thing that is missing is the error.
     pub fn open(config: &VmConfig, inherited: Inherited) -> Result<Self, Failure> {
-        let Checked { kernel, initrd, .. } = Self::check(config)?;
+        let Checked {
+            kernel,
+            initrd,
+            credentials,
+            ..
+        } = Self::check(config)?;
+        let credentials = Credentials::read(config, credentials)?;
         let virtiofsd = virtiofsd(config).transpose().map_err(Failure::host)?;
         let taps = taps::open(config, inherited)?;
         let entropy = File::open("/dev/urandom")
@@ -58,6 +67,7 @@ impl Opened {
             initrd,
             entropy,
             console,
+            credentials,
             taps,
             virtiofsd,
         })
@@ -67,13 +77,14 @@ impl Opened {
     /// is not asked, because a file is as right on a host without it.
     pub fn check(config: &VmConfig) -> Result<Checked, Failure> {
         host::check_memory(config).map_err(Failure::config)?;
-        let checked = kernel(config)?;
+        let mut checked = kernel(config)?;
+        checked.credentials = credentials::find(config)?;
         shares::check(config)?;
         Ok(checked)
     }
 }
 
-/// A kernel and an initrd that can be booted.
+/// A kernel and an initrd that can be booted, and the files of credentials.
 #[derive(Debug)]
 pub struct Checked {
     /// The kernel image.
@@ -82,6 +93,8 @@ pub struct Checked {
     pub initrd: Option<File>,
     /// Where they go.
     pub placement: Placement,
+    /// The file of each credential, as [`credentials::find`] has found it.
+    pub credentials: Vec<Option<Found>>,
 }
 
 /// The program that serves those shares of `config` that nobody else serves, if there are any.
@@ -111,6 +124,7 @@ fn kernel(config: &VmConfig) -> Result<Checked, Failure> {
         kernel,
         initrd,
         placement,
+        credentials: Vec::new(),
     })
 }
 

@@ -45,6 +45,11 @@ pub fn send(
             fds.push(queue);
         }
     }
+    let credentials = opened.credentials.to_send()?;
+    if let Some(credentials) = &credentials {
+        roles.push(Role::Credentials);
+        fds.push(credentials.as_fd());
+    }
     for share in shares {
         roles.push(Role::Share);
         fds.push(share.as_fd());

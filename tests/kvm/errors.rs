@@ -11,12 +11,21 @@ use crate::{
 };
 
 mod boot;
+mod credentials;
 mod elf;
 mod file;
 mod tap;
 
 pub fn tests() -> Vec<Test> {
-    [TESTS, boot::TESTS, elf::TESTS, file::TESTS, tap::TESTS].concat()
+    [
+        TESTS,
+        boot::TESTS,
+        credentials::TESTS,
+        elf::TESTS,
+        file::TESTS,
+        tap::TESTS,
+    ]
+    .concat()
 }
 
 const TESTS: &[Test] = &[

@@ -11,6 +11,7 @@ mod boot;
 mod budgets;
 mod clock;
 mod control;
+mod credentials;
 mod debian;
 mod dns;
 mod ends;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         budgets::TESTS,
         clock::TESTS,
         control::TESTS,
+        credentials::TESTS,
         debian::TESTS,
         depth(&[], debian::LONG),
         dns::TESTS,

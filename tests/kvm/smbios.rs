@@ -3,7 +3,7 @@
 use std::{fs, process::Command};
 
 use anyhow::{Result, ensure};
-use minivmm_boot::{Smbios, smbios};
+use minivmm_boot::{Credential, Smbios, smbios};
 
 use crate::{
     Test,
@@ -98,14 +98,13 @@ fn default_uuid() -> Result<()> {
     Ok(())
 }
 
-/// Strings with which all structures of the VM `test` take exactly `size` bytes, near the limit: `first`, ordinary ones,
-/// one that is longer than other structures are, and `last`.
-fn strings(size: usize, first: &str, last: &str) -> Result<Vec<String>> {
+/// Strings with which all structures of the VM `test` take exactly `size` bytes beside `credentials`: `count` ordinary
+/// ones between `first` and one that is longer than other structures are.
+fn strings(size: usize, count: usize, credentials: &[Credential]) -> Result<Vec<String>> {
     let with = |length: usize| {
-        let mut strings = vec![first.to_owned()];
-        strings.extend((0..230).map(|n| format!("string-{n}-{}", "x".repeat(1000))));
+        let mut strings = vec!["io.systemd.credential:first=early".to_owned()];
+        strings.extend((0..count).map(|n| format!("string-{n}-{}", "x".repeat(1000))));
         strings.push("y".repeat(length));
-        strings.push(last.to_owned());
         strings
     };
     const LONG: usize = 5000;
@@ -113,6 +112,7 @@ fn strings(size: usize, first: &str, last: &str) -> Result<Vec<String>> {
         uuid: Default::default(),
         serial: "test".to_owned(),
         oem_strings: with(LONG),
+        credentials: credentials.to_vec(),
     })?;
     Ok(with(LONG + size - tables.structures.len()))
 }
@@ -140,7 +140,7 @@ print("digest=" + hashlib.sha256(b"\n".join(strings) + b"\n").hexdigest())
 "#;
 
 /// The only unit that systemd starts, made of a credential in the last string: what it prints shows that systemd read
-/// that far. A whole boot would take longer than a test may.
+/// that far, beyond what Linux counts (docs/architecture.md, "SMBIOS"). A whole boot would take longer than a test may.
 const UNIT: &str = "[Unit]\nDefaultDependencies=no\n\
     [Service]\nType=oneshot\nStandardOutput=tty\nStandardError=tty\n\
     ExecStart=/bin/sh -c 'mount -t virtiofs test-data /mnt && sh /mnt/test.sh; systemctl poweroff -ff'\n";
@@ -155,26 +155,47 @@ fn largest() -> Result<()> {
         // The console has begun a line.
         "echo\n\
          python3 /mnt/reader.py\n\
-         echo credential=$(cat /run/credentials/@system/first)\n",
+         echo credential=$(cat /run/credentials/@system/first)\n\
+         echo directory=$(sha256sum </run/credentials/@system/binary)\n\
+         echo systemd-creds=$(systemd-creds --system cat binary | sha256sum)\n",
     )?;
-    let unit = vm.data().join("probe.service");
-    let unit = vm::run(["base64", "-w0", &unit.to_string_lossy()])?;
-    let strings = strings(
-        LIMIT,
-        "io.systemd.credential:first=early",
-        &format!("io.systemd.credential.binary:systemd.extra-unit.probe.service={unit}"),
-    )?;
-    write("strings", &(strings.join("\n") + "\n"))?;
-    let digest = vm::run(["sha256sum", &vm.data().join("strings").to_string_lossy()])?;
-    let digest = digest.split_whitespace().next().unwrap_or_default();
+    let binary = vm.directory().join("binary");
+    vm::run([
+        "dd",
+        "if=/dev/urandom",
+        &format!("of={}", binary.display()),
+        "bs=65536",
+        "count=1",
+        "status=none",
+    ])?;
+    let credentials = [
+        ("binary", fs::read(&binary)?),
+        ("systemd.extra-unit.probe.service", UNIT.into()),
+    ];
+    let credentials = credentials.map(|(name, value)| Credential {
+        name: name.to_owned(),
+        value: value.into(),
+    });
+    let strings = strings(LIMIT, 130, &credentials)?;
+    let texts = credentials
+        .iter()
+        .map(|c| crate::credentials::encoded(&c.name, &c.value));
+    let all: Vec<String> = strings.iter().cloned().chain(texts).collect();
+    write("strings", &(all.join("\n") + "\n"))?;
+    let digest = vm::checksum(vm.data().join("strings"))?;
+    let binary = vm::checksum(binary)?;
+    let sections = "[[credentials]]\nname = \"binary\"\npath = \"binary\"\n\
+         [[credentials]]\nname = \"systemd.extra-unit.probe.service\"\npath = \"data/probe.service\"\n";
 
-    let (code, output) = vm.toml(&toml(&strings)).run()?;
+    let (code, output) = vm.toml(&toml(&strings)).toml(sections).run()?;
     ensure!(code == 0, "exit code {code}:\n{output}");
     for (word, expected) in [
         ("bytes=", LIMIT.to_string()),
-        ("strings=", strings.len().to_string()),
-        ("digest=", digest.to_owned()),
+        ("strings=", all.len().to_string()),
+        ("digest=", digest),
         ("credential=", "early".to_owned()),
+        ("directory=", format!("{binary} -")),
+        ("systemd-creds=", format!("{binary} -")),
     ] {
         ensure!(value(&output, word)? == expected, "{word}:\n{output}");
     }
@@ -182,7 +203,7 @@ fn largest() -> Result<()> {
 }
 
 fn one_byte_more() -> Result<()> {
-    let vm = Vm::new()?.toml(&toml(&strings(LIMIT + 1, "first", "last")?));
+    let vm = Vm::new()?.toml(&toml(&strings(LIMIT + 1, 230, &[])?));
     fs::write(vm.directory().join("test.toml"), vm.config()?)?;
     for verb in [&["run"][..], &["config", "check"]] {
         let output = Command::new(vm::program())

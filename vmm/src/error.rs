@@ -25,8 +25,10 @@ pub enum Error {
     /// More than this host has.
     #[error(transparent)]
     Host(#[from] host::Error),
-    /// Not as many taps and connections as the configuration has interfaces and shares.
-    #[error("each interface needs a tap with a queue for each pair, and each share a connection")]
+    /// Not as many taps, connections and values as the configuration has interfaces, shares and credentials.
+    #[error(
+        "each interface needs a tap with a queue for each pair, each share a connection, and each credential its value"
+    )]
     Resources,
     /// The kernel, the initrd, the command line or the tables.
     #[error("{}{_0}", boot_key(_0).map(|key| format!("{key}: ")).unwrap_or_default())]

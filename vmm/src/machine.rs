@@ -10,7 +10,7 @@ use std::{
 };
 
 use kvm_ioctls::VcpuFd;
-use minivmm_boot::Payload;
+use minivmm_boot::{Credential, Payload};
 use minivmm_devices::{
     GuestMemory,
     bus::Bus,
@@ -53,6 +53,9 @@ pub struct Resources {
     pub taps: Vec<Tap>,
     /// A connection to a virtiofsd for each of [`VmConfig::shares`].
     pub shares: Vec<UnixStream>,
+    /// What is in each of [`VmConfig::credentials`], in their order and under their names. Overwritten with zeros when the
+    /// guest's memory has it.
+    pub credentials: Vec<Credential>,
     /// Told, on a thread of the device's, when the back end of a share is lost while the guest uses it. The
     /// device needs a reset then; what else follows ([`OnFailure`](crate::config::OnFailure)) is for the
     /// owner to decide. Must not block.
@@ -92,17 +95,23 @@ impl Machine {
             entropy,
             taps,
             shares,
+            credentials,
             on_share_lost,
             console: output,
         } = resources;
         let queues = taps.iter().map(Tap::queue_count);
         if !queues.eq(config.interfaces.iter().map(|i| i.pairs()))
             || shares.len() != config.shares.len()
+            || !credentials
+                .iter()
+                .map(|c| &c.name)
+                .eq(config.credentials.iter().map(|c| &c.name))
         {
             return Err(Error::Resources);
         }
 
-        let platform = layout::platform(config);
+        let mut platform = layout::platform(config);
+        platform.smbios.credentials = credentials;
         let sharing = match shares.is_empty() {
             true => Sharing::Private,
             false => Sharing::Shared,
@@ -117,6 +126,8 @@ impl Machine {
             cmdline: &words,
         };
         let boot_cpu = minivmm_boot::load(&memory, &platform, payload)?;
+        // With it our copy of the credentials, and it overwrites them.
+        drop(platform);
 
         let kvm = kvm::system(kvm)?;
         host::check_vcpus(config, &kvm)?;

@@ -37,7 +37,7 @@ impl Group<'_> {
 }
 
 /// Spreads `strings` over as many structures as they need, in order.
-pub(super) fn groups(strings: &[String]) -> Vec<Group<'_>> {
+pub(super) fn groups<'a>(strings: &[&'a str]) -> Vec<Group<'a>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
     let mut copied = 0;
     for string in strings {
@@ -74,13 +74,18 @@ fn linux_copies(size: usize) -> usize {
 mod tests {
     use super::*;
 
-    fn strings(count: usize, length: usize) -> Vec<String> {
-        vec!["x".repeat(length); count]
+    /// Strings of `x`.
+    fn strings(count: usize, length: usize) -> Vec<&'static str> {
+        const LONGEST: &str = match std::str::from_utf8(&[b'x'; 70_000]) {
+            Ok(text) => text,
+            Err(_) => "",
+        };
+        vec![&LONGEST[..length]; count]
     }
 
     #[test]
     fn a_few_strings_are_one_structure_that_counts_them() {
-        let strings = ["a".to_owned(), "b".to_owned(), "a".to_owned()];
+        let strings = ["a", "b", "a"];
         let groups = groups(&strings);
         assert_eq!(groups.len(), 1);
         assert_eq!(groups[0].strings, ["a", "b", "a"]);

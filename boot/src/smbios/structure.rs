@@ -42,6 +42,12 @@ impl<'a> Structure<'a> {
         HEADER_SIZE + fields + strings + 1
     }
 
+    /// How many bytes this one takes.
+    pub(super) fn len(&self) -> usize {
+        let strings: usize = self.strings.iter().map(|string| string.len() + 1).sum();
+        Self::size(self.fields.len(), strings.max(1))
+    }
+
     /// Adds the structure to `table`.
     pub(super) fn write(&self, handle: u16, table: &mut Vec<u8>) {
         // The fields of the types that are made here are a few dozen bytes.

@@ -28,7 +28,7 @@ fn dmidecode(tables: &Tables, arguments: &[&str]) -> String {
     dump[16..].copy_from_slice(&(STRUCTURES as u64).to_le_bytes());
     dump[5] = dump[5].wrapping_sub(sum(&dump));
     dump.resize(STRUCTURES, 0);
-    dump.extend(&tables.structures);
+    dump.extend(tables.structures.iter());
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("dump");
     fs::write(&file, dump).unwrap();
@@ -103,7 +103,7 @@ fn the_structures_are_these_bytes() {
         &[127, 4, 5, 0, 0, 0],
     ];
     let tables = tables(&smbios(&["one", "the other"])).unwrap();
-    assert_eq!(tables.structures, expected.concat());
+    assert_eq!(*tables.structures, expected.concat());
 }
 
 #[test]
@@ -164,11 +164,62 @@ fn every_byte_of_the_limit_can_be_used_and_none_more() {
     assert_eq!(MAX_STRUCTURES, 245_760);
     assert_eq!(with(largest).unwrap().structures.len(), MAX_STRUCTURES);
     let error = with(largest + 1).unwrap_err();
-    assert_eq!(error, Error::TooLarge { needed: 245_761 });
+    assert_eq!(
+        error,
+        Error::TooLarge {
+            needed: 245_761,
+            largest: vec![]
+        }
+    );
     let message = error.to_string();
     for words in ["245761", "245760", "take 1 bytes away"] {
         assert!(message.contains(words), "{message}");
     }
+}
+
+fn credential(name: &str, size: usize) -> Credential {
+    Credential {
+        name: name.to_owned(),
+        value: Zeroizing::new(vec![7; size]),
+    }
+}
+
+#[test]
+fn credentials_are_strings_behind_the_others() {
+    let tables = tables(&Smbios {
+        credentials: vec![credential("one", 3), credential("two", 0)],
+        ..smbios(&["first"])
+    })
+    .unwrap();
+    let structures = read(&tables.structures);
+    let (_, _, fields, strings) = structures.iter().find(|s| s.0 == 11).unwrap();
+    assert_eq!(*fields, [3]);
+    assert_eq!(
+        *strings,
+        [
+            "first",
+            "io.systemd.credential.binary:one=BwcH",
+            "io.systemd.credential.binary:two="
+        ]
+    );
+    // It was reserved at once, so nothing of it was left behind elsewhere.
+    assert_eq!(tables.structures.capacity(), tables.structures.len());
+}
+
+#[test]
+fn credentials_beyond_the_limit_are_named_by_size() {
+    let credentials = [("a", 3000), ("b", 180_000), ("c", 6), ("d", 9000)];
+    let error = tables(&Smbios {
+        credentials: credentials
+            .map(|(name, size)| credential(name, size))
+            .into(),
+        ..smbios(&[])
+    });
+    let message = error.unwrap_err().to_string();
+    assert!(
+        message.ends_with("are `b` (240031), `d` (12031), `a` (4031)"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -210,7 +261,7 @@ fn a_guest_that_searches_finds_the_structures() {
     memory
         .read_slice(&mut found, GuestAddress(address))
         .unwrap();
-    assert!(found == tables.structures);
+    assert!(found == *tables.structures);
 }
 
 /// The structures of a table as (type, handle, fields, strings), read as a guest does.

@@ -22,6 +22,8 @@ impl Limits {
     pub const IDS_BASE_MIN: u32 = 65_536;
     /// Most: the guest's 65536 ids end before 4294967295, which is none.
     pub const IDS_BASE_MAX: u32 = u32::MAX - 65_536;
+    /// Bytes of a credential's name.
+    pub const CREDENTIAL_NAME: usize = 255;
     /// Threads of a share's virtiofsd.
     pub const THREADS: u8 = 64;
     /// Name servers of an interface that `ip=` can carry.

@@ -5,6 +5,7 @@
 //! configuration, so a value built in code is held to the same limits. [`line_about`] finds the line of what
 //! is said of a key later.
 
+mod credential;
 mod document;
 mod duration;
 mod lifecycle;
@@ -22,6 +23,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use credential::Credential;
 pub use lifecycle::{AfterEnd, ExitStatus, Lifecycle, Ready};
 pub use limits::Limits;
 pub use share::{Cache, Ids, OnFailure, Share, ShareProto};
@@ -68,6 +70,10 @@ pub struct VmConfig {
     #[serde(default)]
     #[schemars(length(max = Limits::SHARES))]
     pub shares: Vec<Share>,
+    /// Secrets for the guest's systemd; all SMBIOS structures together take 240 KiB at most, in which a secret takes four
+    /// thirds of its size.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<Credential>,
     /// How the VM ends, and what follows.
     #[serde(default)]
     pub lifecycle: Lifecycle,

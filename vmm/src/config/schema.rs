@@ -83,6 +83,18 @@ pub(super) fn oem_strings(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// The name of a [`Credential`](super::Credential).
+pub(super) fn credential_name(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "minLength": 1,
+        "maxLength": Limits::CREDENTIAL_NAME,
+        "pattern": "^[ -.0-9;<>-~]+$",
+        "not": { "enum": [".", ".."] },
+        "examples": ["sops-age-key"],
+    })
+}
+
 /// A [`MacAddr`](minivmm_net::MacAddr): the second digit is even.
 pub(super) fn mac(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

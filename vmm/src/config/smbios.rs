@@ -20,12 +20,13 @@ pub struct Smbios {
 
 impl VmConfig {
     /// What the VM's SMBIOS tables say: its UUID, or [`default_uuid`] of its name alone, its name as the serial number,
-    /// and the strings.
+    /// and the strings. What is in its credentials the configuration does not know.
     pub fn smbios(&self) -> minivmm_boot::Smbios {
         minivmm_boot::Smbios {
             uuid: self.uuid.unwrap_or_else(|| default_uuid(None, &self.name)),
             serial: self.name.clone(),
             oem_strings: self.smbios.oem_strings.clone(),
+            credentials: Vec::new(),
         }
     }
 

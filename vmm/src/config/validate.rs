@@ -147,6 +147,12 @@ pub enum Error {
     /// Strings that the SMBIOS tables cannot carry.
     #[error("smbios.oem_strings: {0}")]
     OemStrings(minivmm_boot::smbios::Error),
+    /// A name that systemd does not take for a credential.
+    #[error(
+        "credentials.name: `{0}` is not 1 to {max} printable ASCII characters without `/`, `:` and `=`",
+        max = Limits::CREDENTIAL_NAME
+    )]
+    CredentialName(String),
     /// A PCI slot that is taken or out of range.
     #[error(transparent)]
     Slot(#[from] slots::Error),
@@ -177,6 +183,7 @@ impl VmConfig {
             socket_path("control.socket's bytes", socket)?;
         }
         self.validate_smbios()?;
+        self.validate_credentials()?;
         self.validate_interfaces()?;
         self.validate_shares()?;
         Slots::assign(self)?;
@@ -391,7 +398,7 @@ fn count(key: &'static str, count: usize, max: usize) -> Result<(), Error> {
     }
 }
 
-fn unique(key: &'static str, values: impl Iterator<Item = String>) -> Result<(), Error> {
+pub(super) fn unique(key: &'static str, values: impl Iterator<Item = String>) -> Result<(), Error> {
     let mut seen = std::collections::BTreeSet::new();
     for value in values {
         if !seen.insert(value.clone()) {
