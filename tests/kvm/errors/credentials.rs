@@ -54,7 +54,7 @@ fn cannot_be_had() -> Result<()> {
                 section("big", &path("large")),
             ]
             .concat(),
-            ": credentials: the SMBIOS structures take 266",
+            ":12: credentials: the SMBIOS structures take 266",
         ),
     ] {
         let vm = Vm::new()?.toml(&sections);
