@@ -8,6 +8,7 @@
 //! * [`client`]: who asks
 //! * [`failure`], [`log`]: exit codes and errors, and the log, of both
 //! * [`secrets`]: credentials on their way from one to the other; [`dumps`]: no core dumps
+//! * [`units`]: the systemd units that minivmm brings along
 //! * [`machine_id`]: what tells this host from others
 //! * [`regular_file`]: files that somebody names
 
@@ -26,6 +27,7 @@ mod requests;
 mod runtime_dir;
 mod secrets;
 mod supervisor;
+mod units;
 mod vmm_process;
 
 use std::process::ExitCode;

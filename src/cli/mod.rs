@@ -2,6 +2,7 @@
 
 mod check;
 mod config;
+mod install_units;
 mod plan;
 mod run;
 mod status;
@@ -60,6 +61,11 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Put the systemd units where systemd finds them
+    ///
+    /// minivmm@.service runs the VM of /etc/minivmm/NAME.toml as minivmm@NAME, minivmm.target starts all that are enabled.
+    /// What is there already and right stays as it is; a file of somebody else's is left alone.
+    InstallUnits(install_units::InstallUnitsArgs),
     /// Look at a configuration without running it
     Config {
         #[command(subcommand)]
@@ -98,6 +104,7 @@ pub fn main() -> ExitCode {
     let done = match &cli.verb {
         Verb::Run { config } => run::run(config, &cli.log),
         Verb::Status { of, json } => status::status(of, *json),
+        Verb::InstallUnits(args) => install_units::run(args),
         Verb::Check { json } => check::check(*json),
         Verb::Config {
             verb:

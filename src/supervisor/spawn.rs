@@ -21,20 +21,6 @@ pub struct Child {
     pub pidfd: OwnedFd,
 }
 
-/// `struct clone_args` (clone3(2)) as of its first version.
-#[repr(C, align(8))]
-#[derive(Default)]
-struct CloneArgs {
-    flags: u64,
-    pidfd: u64,
-    child_tid: u64,
-    parent_tid: u64,
-    exit_signal: u64,
-    stack: u64,
-    stack_size: u64,
-    tls: u64,
-}
-
 /// Half of Rust's default for a thread's stack. A stack that can hold a huge page gets one where the kernel hands
 /// them out freely and the stack happens to lie right: 2 MiB for a few KiB that a thread needs.
 const STACKS: &CStr = c"RUST_MIN_STACK=1048576";
@@ -58,15 +44,20 @@ pub fn spawn(channel: Channel, log_level: &str) -> io::Result<Child> {
         flags |= libc::CLONE_NEWUSER;
     }
     let mut pidfd: i32 = -1;
-    let mut args = CloneArgs {
-        flags: flags as u64,
-        pidfd: &raw mut pidfd as u64,
-        exit_signal: libc::SIGCHLD as u64,
-        ..Default::default()
-    };
     // SAFETY: without CLONE_VM this is a fork: the child has a copy of everything, and does nothing there
-    // but the system calls of `run_child`, none of which allocates or takes a lock. `args` outlives the call.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
+    // but the system calls of `run_child`, none of which allocates or takes a lock. `pidfd` outlives the call.
+    // It is clone(2) and not clone3(2), into whose arguments no system call filter can look: where a unit has
+    // `RestrictNamespaces=`, that one fails.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone,
+            (flags | libc::SIGCHLD) as libc::c_ulong,
+            ptr::null_mut::<libc::c_void>(),
+            &raw mut pidfd,
+            ptr::null_mut::<i32>(),
+            0_usize,
+        )
+    };
     match pid {
         0 => run_child(&program, &null, &channel, &argv, &envp),
         pid if pid > 0 => Ok(Child {

@@ -22,6 +22,10 @@ const PACKAGES: &[(&str, &str)] = &[
     ("squashfs-tools-ng", "that root as one image"),
     ("iproute2", "network namespaces and taps"),
     ("bind9-dnsutils", "dig"),
+    (
+        "systemd",
+        "PID 1 of hosts in tests, and the check of the units",
+    ),
     ("strace", "counting system calls"),
     ("python3", "programs with a terminal or a socket in tests"),
     ("acpica-tools", "iasl reads the ACPI tables in tests"),
