@@ -3,7 +3,10 @@
 use std::{
     fs,
     io::{self, ErrorKind, Read, Write},
-    os::unix::net::UnixStream,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -181,13 +184,14 @@ impl Client {
             &Request::create(format!("{NAME}.{method}"), Some(parameters)),
             patience,
         )?;
-        let reply = self.receive(patience)?;
-        serde_json::from_value(
-            reply
-                .parameters
-                .unwrap_or(Value::Object(Default::default())),
-        )
-        .map_err(nonsense)
+        self.receive_as(patience)
+    }
+
+    /// Waits for the next reply and gives its parameters.
+    pub fn receive_as<R: DeserializeOwned>(&mut self, patience: Duration) -> Result<R, Error> {
+        let parameters = self.receive(patience)?.parameters;
+        serde_json::from_value(parameters.unwrap_or(Value::Object(Default::default())))
+            .map_err(|error| Error::Nonsense(error.to_string()))
     }
 
     /// Sends a call.
@@ -253,6 +257,13 @@ impl Client {
                 return Err(Error::Nonsense(format!("more than {REPLY} bytes")));
             }
         }
+    }
+}
+
+/// Readable when a reply, or the end, has come.
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 

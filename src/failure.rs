@@ -80,6 +80,11 @@ impl Failure {
         Self::new(Blame::Vmm, message)
     }
 
+    /// The exit code that it makes.
+    pub fn code(&self) -> u8 {
+        self.code
+    }
+
     /// Changes the message, if it is the configuration's matter.
     pub fn of_config(self, change: impl FnOnce(&str) -> String) -> Self {
         match self.code {

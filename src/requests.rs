@@ -5,12 +5,12 @@ use std::{
     collections::VecDeque,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use rustix::event::{EventfdFlags, eventfd};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Requests that wait for the loop at most; a connection has one at a time.
@@ -28,6 +28,26 @@ pub enum Wish {
     Kill,
     /// One press of the power button.
     PowerButton,
+    /// That the guest stands still; answered when it does.
+    Pause,
+    /// That it goes on; answered when it does.
+    Resume,
+    /// That the VM ends and starts again.
+    Reboot {
+        /// At once, without the guest's doing.
+        force: bool,
+    },
+    /// To be told how the VM ended, when it has for good.
+    AwaitEnd,
+}
+
+/// How a VM has ended for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// In words.
+    pub end: String,
+    /// What `minivmm run` ends with.
+    pub exit_code: u8,
 }
 
 /// What a client wants, and the way to tell it what came of it.
@@ -112,6 +132,8 @@ impl Drop for Answer {
 #[derive(Debug)]
 pub struct Requests {
     queue: Mutex<VecDeque<Request>>,
+    /// Those who wait for the VM's end; a connection waits for one thing at a time.
+    until_end: Mutex<Vec<Answer>>,
     event: OwnedFd,
 }
 
@@ -120,6 +142,7 @@ impl Requests {
     pub fn new() -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             queue: Mutex::default(),
+            until_end: Mutex::default(),
             event: event()?,
         }))
     }
@@ -154,12 +177,36 @@ impl Requests {
                     end = true;
                     request.answer.done();
                 }
-                Wish::PowerButton => request
+                Wish::AwaitEnd => self.await_end(request.answer),
+                Wish::PowerButton | Wish::Pause | Wish::Resume | Wish::Reboot { .. } => request
                     .answer
-                    .refuse(Refusal::not_now("the guest does not run yet")),
+                    .refuse(Refusal::not_now("no guest runs: the VM is about to start")),
             }
         }
         end
+    }
+
+    /// Keeps an answer for the VM's end.
+    pub fn await_end(&self, answer: Answer) {
+        let mut waiting = self.lock_until_end();
+        if waiting.len() >= MOST {
+            // Clients that are gone are not told from those that wait.
+            waiting.remove(0);
+        }
+        waiting.push(answer);
+    }
+
+    /// Tells those who wait that the VM has ended for good.
+    pub fn ended(&self, ended: &Ended) {
+        for answer in std::mem::take(&mut *self.lock_until_end()) {
+            answer.ok(ended);
+        }
+    }
+
+    fn lock_until_end(&self) -> MutexGuard<'_, Vec<Answer>> {
+        self.until_end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -259,10 +306,31 @@ mod tests {
         put(Wish::PowerButton, 1);
         assert!(!requests.wants_end());
         assert!(answers.take()[0].1.is_err());
+        put(Wish::AwaitEnd, 3);
+        assert!(!requests.wants_end());
+        assert!(answers.take().is_empty());
         put(Wish::Stop { timeout: None }, 2);
         assert!(requests.wants_end());
         assert!(answers.take()[0].1.is_ok());
         assert!(!requests.wants_end());
+        let ended = Ended {
+            end: "the guest powered off".into(),
+            exit_code: 0,
+        };
+        requests.ended(&ended);
+        assert_eq!(
+            answers.take(),
+            [(3, Ok(serde_json::to_value(ended).unwrap()))]
+        );
+    }
+
+    #[test]
+    fn only_so_many_wait_for_the_end() {
+        let (requests, answers) = (Requests::new().unwrap(), Answers::new().unwrap());
+        for n in 0..=MOST as u64 {
+            requests.await_end(Answer::new(n, answers.clone()));
+        }
+        assert!(matches!(answers.take()[..], [(0, Err(_))]));
     }
 
     #[test]

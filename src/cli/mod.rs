@@ -3,9 +3,11 @@
 mod check;
 mod config;
 mod install_units;
+mod pause;
 mod plan;
 mod run;
 mod status;
+mod stop;
 mod target;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
@@ -51,6 +53,41 @@ enum Verb {
         /// Print one JSON object instead of lines
         #[arg(long)]
         json: bool,
+    },
+    /// Shut a VM down, and wait until its processes are gone
+    ///
+    /// Presses the guest's power button. A guest that has not shut down within `lifecycle.stop_timeout` is ended.
+    /// Says how it ended, and ends with 0 as soon as no such VM runs; what `minivmm run` ends with is another matter.
+    Stop {
+        #[command(flatten)]
+        of: target::TargetArgs,
+        #[command(flatten)]
+        args: stop::StopArgs,
+    },
+    /// Keep a VM's guest from running
+    ///
+    /// Its devices and its clocks go on; docs/lifecycle.md says what that means.
+    Pause {
+        #[command(flatten)]
+        of: target::TargetArgs,
+    },
+    /// Let a VM that is paused run again
+    Resume {
+        #[command(flatten)]
+        of: target::TargetArgs,
+    },
+    /// Shut a VM down and start it again in place
+    ///
+    /// Its supervisor and its taps stay. Waits until the guest runs again, which is before it is ready.
+    Reboot {
+        #[command(flatten)]
+        of: target::TargetArgs,
+        /// End the guest at once, without its doing
+        #[arg(long)]
+        force: bool,
+        /// Do not wait until it runs again
+        #[arg(long)]
+        no_wait: bool,
     },
     /// Find out whether KVM is able on this host
     ///
@@ -105,6 +142,10 @@ pub fn main() -> ExitCode {
         Verb::Run { config } => run::run(config, &cli.log),
         Verb::Status { of, json } => status::status(of, *json),
         Verb::InstallUnits(args) => install_units::run(args),
+        Verb::Stop { of, args } => stop::stop(of, args),
+        Verb::Pause { of } => pause::pause(of),
+        Verb::Resume { of } => pause::resume(of),
+        Verb::Reboot { of, force, no_wait } => pause::reboot(of, *force, *no_wait),
         Verb::Check { json } => check::check(*json),
         Verb::Config {
             verb:

@@ -36,6 +36,14 @@ pub struct StopParameters {
     pub timeout_msec: Option<u64>,
 }
 
+/// Parameters of `Reboot`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct RebootParameters {
+    /// Without the guest's doing; `false` if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force: Option<bool>,
+}
+
 /// What `request` asks for.
 pub fn call(request: &Request<'_>) -> Call {
     let Some((interface, method)) = request.method.rsplit_once('.') else {
@@ -52,6 +60,15 @@ pub fn call(request: &Request<'_>) -> Call {
         },
         (NAME, "Kill") => Call::Wish(Wish::Kill),
         (NAME, "PressPowerButton") => Call::Wish(Wish::PowerButton),
+        (NAME, "Pause") => Call::Wish(Wish::Pause),
+        (NAME, "Resume") => Call::Wish(Wish::Resume),
+        (NAME, "Reboot") => match parse::<RebootParameters>(parameters) {
+            Ok(RebootParameters { force }) => Call::Wish(Wish::Reboot {
+                force: force.unwrap_or(false),
+            }),
+            Err(reply) => Call::Reply(*reply),
+        },
+        (NAME, "AwaitEnd") => Call::Wish(Wish::AwaitEnd),
         (SERVICE, "GetInfo") => Call::Reply(info()),
         (SERVICE, "GetInterfaceDescription") => Call::Reply(describe(parameters)),
         (NAME | SERVICE, _) => Call::Reply(not_found("MethodNotFound", "method", &request.method)),
@@ -198,7 +215,20 @@ mod tests {
             call(&Request::create("org.minivmm.Machine.Stop", None)),
             Call::Wish(Wish::Stop { timeout: None })
         );
+        for (parameters, force) in [
+            (json!({}), false),
+            (json!({ "force": false }), false),
+            (json!({ "force": true }), true),
+        ] {
+            let reboot = called("org.minivmm.Machine.Reboot", parameters);
+            assert_eq!(reboot, Call::Wish(Wish::Reboot { force }));
+        }
         for (method, parameters, expected) in [
+            (
+                "org.minivmm.Machine.Reboot",
+                json!({ "force": 1 }),
+                "InvalidParameter",
+            ),
             ("Stop", json!({}), "InterfaceNotFound"),
             ("org.example.Stop", json!({}), "InterfaceNotFound"),
             ("org.minivmm.Machine.Fly", json!({}), "MethodNotFound"),

@@ -1,8 +1,7 @@
 //! The supervisor: the process that owns a VM's life.
 //!
-//! It opens everything once ([`opened`]), and looks after one run of the VM after the other: a
-//! [`life`] is the sequence of them, a
-//! [`session`] has a VMM process of its own ([`spawn`]), and a back end for each share ([`backends`],
+//! It opens everything once ([`opened`]), and looks after one run of the VM after the other: [`life`] is the
+//! sequence of them. A [`session`] has a VMM process of its own ([`spawn`]), and a back end for each share ([`backends`],
 //! [`external`]). What ends a run, and in which order, is in [`stop`] and [`losses`]; whether another one
 //! follows, in [`restarts`]. Signals belong to all of them ([`signals`]). The supervisor never touches guest memory.
 
@@ -33,13 +32,15 @@ pub use opened::{Checked, Opened, virtiofsd};
 pub use outcome::Outcome;
 pub use shares::ids_notice;
 
+use minivmm_vmm::one_line;
+
 use crate::{
     board::Board,
     config_file::ConfigFile,
     control::{Context, Control},
     dumps,
     failure::Failure,
-    requests::Requests,
+    requests::{Ended, Requests},
     runtime_dir::RuntimeDir,
 };
 use life::Life;
@@ -72,7 +73,7 @@ fn run_told(file: &ConfigFile, log_level: &str, notify: &mut Notify) -> Result<O
         runtime_dir.listen()?,
         Context {
             board: board.clone(),
-            requests,
+            requests: requests.clone(),
         },
     )
     .map_err(|error| Failure::vmm(format!("cannot serve the control socket: {error}")))?;
@@ -90,5 +91,16 @@ fn run_told(file: &ConfigFile, log_level: &str, notify: &mut Notify) -> Result<O
         notify,
         log_level,
     };
-    life.live()
+    let ended = life.live();
+    requests.ended(&match &ended {
+        Ok(outcome) => Ended {
+            end: one_line(&outcome.to_string()),
+            exit_code: outcome.exit_code(config.lifecycle.exit_status),
+        },
+        Err(failure) => Ended {
+            end: failure.to_string(),
+            exit_code: failure.code(),
+        },
+    });
+    ended
 }

@@ -95,7 +95,6 @@ pub struct Restarts {
     counted: VecDeque<Instant>,
     /// Runs in a row that were shorter than [`STEADY`].
     short: u32,
-    total: u64,
 }
 
 impl Restarts {
@@ -106,7 +105,6 @@ impl Restarts {
             self.short = 0;
         }
         if cause == Cause::Asked || (cause == Cause::Guest && steady) {
-            self.total += 1;
             return Next::Start {
                 delay: Duration::ZERO,
                 count: None,
@@ -120,7 +118,6 @@ impl Restarts {
             return Next::GiveUp;
         }
         self.counted.push_back(now);
-        self.total += 1;
         let delay = match self.short {
             0 => Duration::ZERO,
             n => FIRST_DELAY
@@ -134,12 +131,6 @@ impl Restarts {
             delay,
             count: Some(self.counted.len()),
         }
-    }
-
-    /// How many restarts there were.
-    #[allow(dead_code, reason = "asked for by requests")]
-    pub fn total(&self) -> u64 {
-        self.total
     }
 }
 
@@ -171,7 +162,6 @@ mod tests {
         assert_eq!(count(fail(11)), Some(5));
         assert_eq!(fail(11), Next::GiveUp);
         assert_eq!(count(fail(60)), Some(1));
-        assert_eq!(restarts.total(), 7);
     }
 
     #[test]

@@ -34,7 +34,7 @@ use super::{
     start_message,
     stop::{Action, Stop},
 };
-use pausing::Pause;
+use pausing::Pausing;
 
 use crate::{
     board::Board,
@@ -48,7 +48,6 @@ pub enum Intent {
     /// That it goes on.
     Run,
     /// That it ends and another one begins.
-    #[allow(dead_code, reason = "asked for by requests")]
     Reboot,
     /// That it ends.
     Stop,
@@ -93,7 +92,7 @@ pub struct Session<'a> {
     intent: Intent,
     /// When the guest has begun to run.
     running: Option<Instant>,
-    pause: Pause,
+    pausing: Pausing,
     liveness: Liveness,
     losses: Losses,
     /// Why the VM is ended, if that is because its guest has not become ready.
@@ -147,7 +146,7 @@ impl<'a> Session<'a> {
             stop: Stop::new(config.lifecycle.stop_timeout),
             intent: Intent::Run,
             running: None,
-            pause: Pause::No,
+            pausing: Pausing::default(),
             liveness: Liveness::default(),
             losses: Losses::default(),
             not_ready: None,

@@ -10,7 +10,6 @@ use rustix::process::{Pid, Signal};
 
 use crate::{
     Test,
-    guest::Guest,
     tiny::{self, Last},
     vm::{self, PATIENCE, Running, Vm},
 };
@@ -90,14 +89,7 @@ fn reboot_by(way: &str) -> Result<()> {
 
 /// A kernel of our own, which does one thing after its last line.
 fn tiny_guest_ends(last: Last, expected: i32, said: &str) -> Result<()> {
-    let vm = Vm::new()?;
-    let kernel = vm.directory().join("tiny");
-    fs::write(&kernel, tiny::kernel(last)?)?;
-    let vm = vm.guest(Guest {
-        kernel,
-        initrd: None,
-        entry: None,
-    });
+    let vm = Vm::with_tiny(last)?;
     let mut running = vm.start()?;
     running.wait_for(tiny::LINE)?;
     let last_line = Instant::now();

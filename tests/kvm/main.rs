@@ -24,8 +24,10 @@ mod net;
 mod network;
 mod panics;
 mod plan;
+mod restart;
 mod shares;
 mod smbios;
+mod stop;
 mod tiny;
 mod user;
 mod vm;
@@ -70,8 +72,11 @@ fn main() -> ExitCode {
         machine::TESTS,
         panics::TESTS,
         plan::TESTS,
+        restart::TESTS,
         shares::TESTS,
         smbios::TESTS,
+        stop::TESTS,
+        depth(&[], stop::LONG),
         user::TESTS,
         net::TESTS,
     ]

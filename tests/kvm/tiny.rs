@@ -7,6 +7,14 @@ use anyhow::Result;
 pub enum Last {
     /// An exception with an empty interrupt descriptor table.
     TripleFault,
+    /// Writes ACPI's reset register.
+    Reset,
+    #[allow(dead_code)]
+    /// Sleeps until an interrupt that never comes.
+    Idle,
+    #[allow(dead_code)]
+    /// Runs on for ever.
+    Busy,
     /// Runs on where there is no memory, which KVM cannot emulate.
     NoMemory,
 }
@@ -64,6 +72,12 @@ fn code(last: Last) -> Result<Vec<u8>> {
             code.extend([0; 4]);
             code.extend([0x0f, 0x0b]);
         }
+        // mov dx, 0x602; mov al, 1; out dx, al; jmp $
+        Last::Reset => code.extend([0x66, 0xba, 0x02, 0x06, 0xb0, 0x01, 0xee, 0xeb, 0xfe]),
+        // cli; 1: hlt; jmp 1b
+        Last::Idle => code.extend([0xfa, 0xf4, 0xeb, 0xfd]),
+        // jmp $
+        Last::Busy => code.extend([0xeb, 0xfe]),
         // mov eax, 0xd8000000; jmp rax: into the window of PCI, where nothing is.
         Last::NoMemory => code.extend([0xb8, 0, 0, 0, 0xd8, 0xff, 0xe0]),
     }

@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-use crate::{guest::Guest, watchdog};
+use crate::{guest::Guest, tiny, watchdog};
 
 /// How long anything in a guest may take: a limit against hanging. The lab is slow.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -72,6 +72,30 @@ impl Vm {
                 .to_owned(),
             prefix: Vec::new(),
         })
+    }
+
+    /// A VM without a share, whose guest waits for the power button and does nothing else: the one that boots soonest.
+    pub fn with_button() -> Result<Self> {
+        let mut vm = Self::new()?
+            .guest(Guest::of_kernel("6.1-cloud")?.elf("linux64"))
+            .memory(128)
+            .cmdline("rdinit=/button-init");
+        vm.tail.clear();
+        Ok(vm)
+    }
+
+    /// A VM without a share that runs a kernel of our own.
+    pub fn with_tiny(last: tiny::Last) -> Result<Self> {
+        let mut vm = Self::new()?;
+        let kernel = vm.directory().join("tiny");
+        fs::write(&kernel, tiny::kernel(last)?)?;
+        vm.guest = Guest {
+            kernel,
+            initrd: None,
+            entry: None,
+        };
+        vm.tail.clear();
+        Ok(vm)
     }
 
     /// A VM that runs a shell script as its only work and then powers off.

@@ -1,7 +1,19 @@
 //! A VM that does not run for a while.
 
 use super::{Intent, Session};
-use crate::protocol::ToVmm;
+use crate::{
+    protocol::ToVmm,
+    requests::{Answer, Refusal},
+};
+
+/// Where a pause has got to, and who waits for it.
+#[derive(Debug, Default)]
+pub struct Pausing {
+    /// How far it is.
+    pub state: Pause,
+    /// To be answered when the state that was asked for is there.
+    waiting: Vec<Answer>,
+}
 
 /// Where a pause has got to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,46 +30,68 @@ pub enum Pause {
 }
 
 impl Session<'_> {
-    /// Keeps the guest from running; an error says why that cannot be.
-    #[allow(dead_code, reason = "asked for by requests")]
-    pub(super) fn pause(&mut self) -> Result<(), &'static str> {
-        if self.running.is_none() {
-            return Err("the VM does not run yet");
-        }
-        if self.stop.has_begun() {
-            return Err(match self.intent {
-                Intent::Reboot => "the VM is about to reboot",
-                _ => "the VM is being stopped",
-            });
-        }
-        if let Pause::No | Pause::Ending = self.pause {
-            self.pause = Pause::Asked;
-            self.tell(&ToVmm::Pause);
-        }
-        Ok(())
+    /// Keeps the guest from running, and answers when it does not run any more.
+    pub(super) fn pause(&mut self, answer: Answer) {
+        let refusal = match (self.running, self.stop.has_begun(), self.intent) {
+            (None, ..) => "the VM does not run yet",
+            (Some(_), true, Intent::Reboot) => "the VM is about to reboot",
+            (Some(_), true, _) => "the VM is being stopped",
+            (Some(_), false, _) => {
+                if let Pause::No | Pause::Ending = self.pausing.state {
+                    self.turn(Pause::Asked, "the VM was paused again", &ToVmm::Pause);
+                }
+                return self.wait_for(Pause::Done, answer);
+            }
+        };
+        answer.refuse(Refusal::not_now(refusal));
     }
 
     /// Lets the guest run again, if it was kept from it.
     pub(super) fn resume(&mut self) {
-        if let Pause::Asked | Pause::Done = self.pause {
-            self.pause = Pause::Ending;
-            self.tell(&ToVmm::Resume);
+        if let Pause::Asked | Pause::Done = self.pausing.state {
+            self.turn(Pause::Ending, "the VM goes on", &ToVmm::Resume);
+        }
+    }
+
+    /// Lets it run again, and answers when it does.
+    pub(super) fn answer_resume(&mut self, answer: Answer) {
+        self.resume();
+        self.wait_for(Pause::No, answer);
+    }
+
+    /// Does the opposite of what was asked before; `why` is for those who still wait for that.
+    fn turn(&mut self, state: Pause, why: &str, message: &ToVmm) {
+        self.pausing.state = state;
+        for answer in self.pausing.waiting.drain(..) {
+            answer.refuse(Refusal::not_now(why));
+        }
+        self.tell(message);
+    }
+
+    fn wait_for(&mut self, state: Pause, answer: Answer) {
+        match self.pausing.state == state {
+            true => answer.done(),
+            // As many as there are connections.
+            false => self.pausing.waiting.push(answer),
         }
     }
 
     /// The VMM says that no vCPU is in the guest.
     pub(super) fn paused(&mut self) {
-        if self.pause == Pause::Asked {
-            self.pause = Pause::Done;
-            tracing::info!("the VM is paused");
-        }
+        self.arrive(Pause::Asked, Pause::Done, "the VM is paused");
     }
 
     /// The VMM says that the vCPUs go on.
     pub(super) fn resumed(&mut self) {
-        if self.pause == Pause::Ending {
-            self.pause = Pause::No;
-            tracing::info!("the VM goes on");
+        self.arrive(Pause::Ending, Pause::No, "the VM goes on");
+    }
+
+    fn arrive(&mut self, from: Pause, to: Pause, said: &str) {
+        if self.pausing.state != from {
+            return;
         }
+        self.pausing.state = to;
+        self.pausing.waiting.drain(..).for_each(Answer::done);
+        tracing::info!("{said}");
     }
 }

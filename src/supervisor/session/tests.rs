@@ -1,8 +1,13 @@
 #![allow(clippy::unwrap_used)]
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
-use super::*;
-use crate::protocol::FromVmm;
+use std::sync::Arc;
+
+use super::{pausing::Pause, *};
+use crate::{
+    protocol::FromVmm,
+    requests::{Answer, Answers, Request, Wish},
+};
 
 /// A session whose shares have no virtiofsd, and the VMM's end of its channel.
 fn with_session(test: impl FnOnce(Session<'_>, Channel)) {
@@ -30,7 +35,7 @@ fn with_session(test: impl FnOnce(Session<'_>, Channel)) {
         stop: Stop::new(config.lifecycle.stop_timeout),
         intent: Intent::Run,
         running: None,
-        pause: Pause::No,
+        pausing: Pausing::default(),
         liveness: Liveness::default(),
         losses: Losses::default(),
         not_ready: None,
@@ -101,27 +106,70 @@ fn two_shares_that_are_lost_at_once_end_the_vm_once_and_for_good() {
     });
 }
 
+/// An answer, and what it gives.
+fn answer() -> (Answer, Arc<Answers>) {
+    let answers = Answers::new().unwrap();
+    (Answer::new(0, answers.clone()), answers)
+}
+
+/// What was answered, if anything.
+fn given(answers: &Answers) -> Option<bool> {
+    answers.take().pop().map(|(_, outcome)| outcome.is_ok())
+}
+
+fn told(vmm: &Channel) -> Vec<ToVmm> {
+    std::iter::from_fn(|| vmm.try_receive::<ToVmm>().ok()?).collect()
+}
+
 #[test]
 fn a_paused_vm_that_is_to_stop_goes_on_before_its_button_is_pressed() {
     with_session(|mut session, vmm| {
-        assert!(session.pause().is_err(), "it does not run yet");
+        let pause = |session: &mut Session<'_>| {
+            let (answer, given) = answer();
+            session.pause(answer);
+            given
+        };
+        assert_eq!(given(&pause(&mut session)), Some(false), "it does not run");
         session.running = Some(Instant::now());
-        session.pause().unwrap();
-        session.pause().unwrap();
+        let (first, second) = (pause(&mut session), pause(&mut session));
+        assert_eq!(given(&first), None);
         vmm.send(&FromVmm::Paused, &[]).unwrap();
         session.hear();
-        assert_eq!(session.pause, Pause::Done);
+        assert_eq!((given(&first), given(&second)), (Some(true), Some(true)));
+        assert_eq!(given(&pause(&mut session)), Some(true), "it is already");
         session.asked();
         session.act(Instant::now());
-        assert!(session.pause().is_err(), "it is being stopped");
+        assert_eq!(given(&pause(&mut session)), Some(false), "it is to stop");
         vmm.send(&FromVmm::Resumed, &[]).unwrap();
         session.hear();
-        assert_eq!(session.pause, Pause::No);
-        let told: Vec<_> = std::iter::from_fn(|| vmm.try_receive::<ToVmm>().ok()?).collect();
+        assert_eq!(session.pausing.state, Pause::No);
+        let told = told(&vmm);
         assert!(
             matches!(told[..], [ToVmm::Pause, ToVmm::Resume, ToVmm::PowerButton]),
             "{told:?}"
         );
+    });
+}
+
+#[test]
+fn a_pause_that_is_taken_back_is_refused_and_a_resume_without_one_is_done() {
+    with_session(|mut session, vmm| {
+        session.running = Some(Instant::now());
+        let (resume, resumed) = answer();
+        session.answer_resume(resume);
+        assert_eq!(given(&resumed), Some(true));
+        let (pause, paused) = answer();
+        session.pause(pause);
+        let (resume, resumed) = answer();
+        session.answer_resume(resume);
+        assert_eq!((given(&paused), given(&resumed)), (Some(false), None));
+        // Late, and not what is waited for any more.
+        vmm.send(&FromVmm::Paused, &[]).unwrap();
+        session.hear();
+        assert_eq!(given(&resumed), None);
+        vmm.send(&FromVmm::Resumed, &[]).unwrap();
+        session.hear();
+        assert_eq!(given(&resumed), Some(true));
     });
 }
 
@@ -132,6 +180,43 @@ fn a_vmm_that_says_unasked_that_it_is_paused_is_not_believed() {
         vmm.send(&FromVmm::Paused, &[]).unwrap();
         vmm.send(&FromVmm::Resumed, &[]).unwrap();
         session.hear();
-        assert_eq!(session.pause, Pause::No);
+        assert_eq!(session.pausing.state, Pause::No);
+    });
+}
+
+fn wish(session: &mut Session<'_>, wish: Wish) -> bool {
+    let (answer, answers) = answer();
+    session.signals.requests().put(Request { wish, answer });
+    session.serve();
+    given(&answers) == Some(true)
+}
+
+#[test]
+fn a_stop_goes_before_a_reboot_and_is_not_hurried_by_it() {
+    const REBOOT: Wish = Wish::Reboot { force: false };
+    with_session(|mut session, _vmm| {
+        assert!(!wish(&mut session, REBOOT), "it does not run");
+        session.running = Some(Instant::now());
+        assert!(wish(&mut session, REBOOT) && wish(&mut session, REBOOT));
+        assert_eq!(session.intent, Intent::Reboot);
+        // The first signal after that ends nothing by force.
+        session.asked();
+        assert_eq!(session.intent, Intent::Stop);
+        assert!(session.stop.has_begun() && !session.stop.is_killing());
+        assert!(!wish(&mut session, REBOOT));
+        assert!(!wish(&mut session, Wish::Pause));
+        assert!(wish(&mut session, Wish::Kill) && session.stop.is_killing());
+    });
+}
+
+#[test]
+fn a_forced_reboot_waits_for_nobody() {
+    with_session(|mut session, _vmm| {
+        session.running = Some(Instant::now());
+        assert!(wish(&mut session, Wish::Reboot { force: false }));
+        assert!(!session.stop.is_killing());
+        assert!(wish(&mut session, Wish::Reboot { force: true }));
+        assert!(session.stop.is_killing());
+        assert_eq!(session.intent, Intent::Reboot);
     });
 }
