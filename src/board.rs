@@ -12,10 +12,11 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// What a VM is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// What it needs is being made ready.
+    #[default]
     Starting,
     /// The guest runs.
     Running,
@@ -27,20 +28,28 @@ pub enum State {
     Restarting,
 }
 
-impl std::fmt::Display for State {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
+impl State {
+    /// As the interface spells it.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Paused => "paused",
             Self::Stopping => "stopping",
             Self::Restarting => "restarting",
-        })
+        }
     }
 }
 
-/// A VM, as its supervisor sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+impl std::fmt::Display for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A VM, as its supervisor sees it. What an older minivmm does not say yet has the default of its type.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Status {
     /// Its name in the configuration.
     pub name: String,
@@ -72,6 +81,8 @@ pub struct Status {
     pub addresses: Vec<String>,
     /// The configuration, an absolute path.
     pub config: String,
+    /// Where relative paths of the configuration begin.
+    pub working_directory: String,
     /// What [`fingerprint`] made of its text when the VM started.
     pub config_fingerprint: String,
     /// The version of minivmm that runs it.
@@ -110,6 +121,9 @@ impl Board {
                 .unwrap_or_else(|_| path.to_owned())
                 .to_string_lossy()
                 .into_owned(),
+            working_directory: std::env::current_dir()
+                .map(|directory| directory.to_string_lossy().into_owned())
+                .unwrap_or_default(),
             config_fingerprint: fingerprint(text),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }))

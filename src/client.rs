@@ -1,7 +1,6 @@
 //! Who asks a VM that runs: finds its control socket and calls it.
 
 use std::{
-    fs,
     io::{self, ErrorKind, Read, Write},
     os::{
         fd::{AsFd, BorrowedFd},
@@ -19,11 +18,13 @@ use crate::{
     board::Status,
     control::interface::NAME,
     failure::{Failure, code},
-    runtime_dir,
+    runtime_dir, survey,
 };
 
 /// How long a VM may take for an answer: a limit against hanging, its control thread has nothing else to do.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+/// Names that a message has at most.
+const NAMED: usize = 8;
 /// Bytes of a reply at most.
 const REPLY: usize = 4 << 20;
 
@@ -40,6 +41,7 @@ impl Target {
     /// Where its control socket is to be looked for, in this order.
     fn sockets(&self) -> Vec<PathBuf> {
         match self {
+            Self::Name(name) if !is_name(name) => Vec::new(),
             Self::Name(name) => {
                 let roots = runtime_dir::roots().into_iter();
                 roots
@@ -66,7 +68,7 @@ pub enum Error {
     /// Nobody listens there: no such VM runs.
     NotRunning,
     /// It is somebody else's.
-    NoPermission(PathBuf),
+    NoPermission(Option<PathBuf>),
     /// It listens and does not answer.
     NoAnswer,
     /// It ended before it answered.
@@ -81,15 +83,22 @@ impl Error {
     /// As a failure of what was asked of `target`.
     pub fn of(self, target: &Target) -> Failure {
         match self {
-            Self::NotRunning | Self::Gone => {
-                Failure::with_code(code::NOT_RUNNING, not_running(target))
-            }
+            Self::NotRunning => Failure::with_code(code::NOT_RUNNING, not_running(target)),
+            Self::Gone => Failure::with_code(
+                code::NOT_RUNNING,
+                format!("`{target}` ended before it answered"),
+            ),
             Self::NoPermission(socket) => Failure::with_code(
                 code::NO_PERMISSION,
-                format!(
-                    "`{target}` is another user's ({}): ask as that user, or as root",
-                    socket.display()
-                ),
+                match socket {
+                    Some(socket) => format!(
+                        "no permission for `{target}` ({}), which is another user's: ask as that user, or as root",
+                        socket.display()
+                    ),
+                    None => format!(
+                        "no permission for `{target}`, which is another user's: ask as that user, or as root"
+                    ),
+                },
             ),
             Self::NoAnswer => Failure::with_code(
                 code::NO_ANSWER,
@@ -115,30 +124,42 @@ impl Error {
 fn not_running(target: &Target) -> String {
     match target {
         Target::Socket(socket) => format!("no VM listens on {}", socket.display()),
+        Target::Name(name) if !is_name(name) => format!(
+            "`{name}` is no VM's name: that has letters, digits, `-`, `_` and `.`; for a socket say `--socket PATH`"
+        ),
         Target::Name(name) => {
-            let running = names();
-            match running.is_empty() {
-                true => format!("no VM called `{name}` runs here, and no other does"),
-                false => format!(
-                    "no VM called `{name}` runs here; these do: {}",
-                    running.join(", ")
-                ),
+            let mut running = survey::names();
+            let near = running
+                .iter()
+                .map(|other| (strsim::damerau_levenshtein(name, other), other))
+                .min()
+                .filter(|(distance, _)| *distance <= name.chars().count().div_ceil(3));
+            if let Some((_, near)) = near {
+                return format!("no VM called `{name}` runs here; did you mean `{near}`?");
+            }
+            let others = running.len().saturating_sub(NAMED);
+            running.truncate(NAMED);
+            match (running.is_empty(), others) {
+                (true, _) => format!("no VM called `{name}` runs here, and no other does"),
+                (false, 0) => {
+                    let running = running.join(", ");
+                    format!("no VM called `{name}` runs here; these do: {running}")
+                }
+                (false, others) => {
+                    let running = running.join(", ");
+                    format!(
+                        "no VM called `{name}` runs here; these do: {running} and {others} more"
+                    )
+                }
             }
         }
     }
 }
 
-/// The names of the VMs that have a runtime directory.
-pub fn names() -> Vec<String> {
-    let mut names: Vec<String> = runtime_dir::roots()
-        .iter()
-        .filter_map(|root| fs::read_dir(root).ok())
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    names
+/// Whether `name` can be a VM's (docs/config.md, `name`), and so a file's in a runtime directory.
+pub fn is_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !name.is_empty() && !name.starts_with('.') && name.chars().all(allowed)
 }
 
 /// A connection to a VM.
@@ -150,9 +171,14 @@ pub struct Client {
 impl Client {
     /// Connects to the control socket of `target`.
     pub fn connect(target: &Target) -> Result<Self, Error> {
+        Self::connect_within(target, PATIENCE)
+    }
+
+    /// Connects to the control socket of `target`, which may take `patience`.
+    pub fn connect_within(target: &Target, patience: Duration) -> Result<Self, Error> {
         let mut error = Error::NotRunning;
         for socket in target.sockets() {
-            match connect(&socket) {
+            match connect(&socket, patience) {
                 Ok(stream) => return Ok(Self { stream }),
                 Err(Error::NotRunning) => {}
                 Err(other) => error = other,
@@ -211,6 +237,9 @@ impl Client {
             serde_json::from_slice(&bytes).map_err(|error| Error::Nonsense(error.to_string()))?;
         match reply.error {
             None => Ok(reply),
+            Some(error) if error == format!("{NAME}.PermissionDenied") => {
+                Err(Error::NoPermission(None))
+            }
             Some(error) => {
                 let said = reply
                     .parameters
@@ -267,12 +296,13 @@ impl AsFd for Client {
     }
 }
 
-fn connect(socket: &Path) -> Result<UnixStream, Error> {
-    UnixStream::connect(socket).map_err(|error| match error.kind() {
+fn connect(socket: &Path, patience: Duration) -> Result<UnixStream, Error> {
+    runtime_dir::connect(socket, patience).map_err(|error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::NotADirectory => {
             Error::NotRunning
         }
-        ErrorKind::PermissionDenied => Error::NoPermission(socket.to_owned()),
+        ErrorKind::PermissionDenied => Error::NoPermission(Some(socket.to_owned())),
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => Error::NoAnswer,
         _ => Error::Nonsense(format!("{}: {error}", socket.display())),
     })
 }

@@ -1,11 +1,11 @@
-//! The launcher: `minivmm run`, `check`, `config`.
+//! The launcher: `minivmm` and its verbs.
 //!
 //! * [`cli`]: the command line and its verbs
 //! * [`supervisor`]: the process that owns a VM's life: opens everything, starts virtiofsd and the VMM process
 //! * [`vmm_process`]: the process that runs the guest, with nothing but the descriptors it was given
 //! * [`protocol`]: what the two say to each other
 //! * [`runtime_dir`], [`control`], [`board`], [`requests`]: how a VM that runs is found, asked, looked at and told
-//! * [`client`]: who asks
+//! * [`client`]: who asks one, [`survey`]: who asks all, [`usage`]: what one takes of the host
 //! * [`failure`], [`log`]: exit codes and errors, and the log, of both
 //! * [`secrets`]: credentials on their way from one to the other; [`dumps`]: no core dumps
 //! * [`units`]: the systemd units that minivmm brings along
@@ -27,7 +27,9 @@ mod requests;
 mod runtime_dir;
 mod secrets;
 mod supervisor;
+mod survey;
 mod units;
+mod usage;
 mod vmm_process;
 
 use std::process::ExitCode;

@@ -4,27 +4,23 @@
 //! socket, or a symbolic link to it. Nothing else is kept: what is there without a lock is left by a supervisor that was
 //! killed, and the next one cleans it up.
 
+mod lock;
+
 use std::{
     fs::{self, DirBuilder, File, Permissions},
-    io::{self, ErrorKind, Read, Seek, Write},
-    os::{
-        fd::AsFd,
-        unix::{
-            fs::{
-                DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink,
-            },
-            net::{UnixListener, UnixStream},
-        },
+    io::{self, ErrorKind},
+    os::unix::{
+        fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, symlink},
+        net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use minivmm_vmm::config::Limits;
-use rustix::{
-    fs::{FlockOperation, flock},
-    io::Errno,
-    process::geteuid,
-};
+use rustix::process::geteuid;
+
+pub use lock::Holder;
 
 use crate::failure::Failure;
 
@@ -32,6 +28,8 @@ use crate::failure::Failure;
 const ROOT_VARIABLE: &str = "MINIVMM_RUNTIME_ROOT";
 /// The name of the control socket in a VM's directory.
 const CONTROL: &str = "control";
+/// How long a socket that may be somebody's is given to accept a connection.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// The name of the lock.
 const LOCK: &str = "lock";
 
@@ -43,6 +41,36 @@ pub fn roots() -> Vec<PathBuf> {
         roots.push(system);
     }
     roots
+}
+
+/// The directories of all VMs that may run here, also of those whose supervisor was killed, in the order of [`roots`] and
+/// their names.
+pub fn all() -> Vec<PathBuf> {
+    let in_root = |root: PathBuf| {
+        let entries = fs::read_dir(root).into_iter().flatten().flatten();
+        let directories = entries.filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir()));
+        let mut paths: Vec<PathBuf> = directories.map(|entry| entry.path()).collect();
+        paths.sort_unstable();
+        paths
+    };
+    roots().into_iter().flat_map(in_root).collect()
+}
+
+/// Who has the lock of the VM whose directory is `directory`.
+pub fn holder(directory: &Path) -> Holder {
+    lock::holder(&directory.join(LOCK))
+}
+
+/// Connects to the socket at `path`; an error of the kind `WouldBlock` if that takes longer than `patience`, because as
+/// many wait there as may.
+pub fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, sockopt};
+    let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    // Linux lets connect(2) of a unix socket wait as long as a write.
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(patience))?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
 }
 
 /// The control socket of a VM whose directory is `directory`.
@@ -103,7 +131,7 @@ impl RuntimeDir {
             Some(path) => path.join(LOCK),
             None => beside(&socket, ".lock"),
         };
-        let locked = match take_lock(&lock) {
+        let locked = match lock::take(&lock) {
             Ok(Ok(locked)) => locked,
             Ok(Err(pid)) => return Err(runs_already(name, pid)),
             Err(error) => return Err(failed("the VM's lock", &lock, &error)),
@@ -126,12 +154,20 @@ impl RuntimeDir {
 
     /// The control socket, listening. One that a supervisor left which was killed is replaced.
     pub fn listen(&mut self) -> Result<UnixListener, Failure> {
+        if let Some(path) = &self.path {
+            let link = control_socket(path);
+            if fs::symlink_metadata(&link).is_ok_and(|found| found.is_symlink()) {
+                // Of a VM that was killed: we have its lock, so nobody needs it.
+                fs::remove_file(&link)
+                    .map_err(|error| failed("runtime directory", &link, &error))?;
+            }
+        }
         let (listener, id) = listen(&self.socket, 0o600).map_err(|error| error.of("control"))?;
         self.bound = Some(id);
         if let Some(path) = &self.path {
             let link = control_socket(path);
             if link != self.socket {
-                // What is there has no lock, so nobody needs it.
+                // A socket of a VM that was killed, as above.
                 let _ = fs::remove_file(&link);
                 symlink(&self.socket, &link)
                     .map_err(|error| failed("runtime directory", &link, &error))?;
@@ -206,47 +242,18 @@ fn is_ours(path: &Path) -> Result<(), Failure> {
     } else {
         return Ok(());
     };
+    let place = match us {
+        0 => "remove it",
+        _ => "remove it, or set XDG_RUNTIME_DIR to a directory of yours",
+    };
     Err(Failure::host(format!(
-        "runtime directory {}: {why}: remove it, or set XDG_RUNTIME_DIR to a directory of yours",
+        "runtime directory {}: {why}: {place}",
         path.display()
     )))
 }
 
-/// Locks `path`; the inner error is the process that has it.
-fn take_lock(path: &Path) -> io::Result<Result<File, i32>> {
-    loop {
-        let mut file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path)?;
-        match flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Ok(Err(pid_in(file))),
-            Err(error) => return Err(error.into()),
-        }
-        // Its last owner may have removed it between the two calls.
-        let ours = file.metadata()?;
-        if fs::symlink_metadata(path).is_ok_and(|found| id(&found) == id(&ours)) {
-            file.set_len(0)?;
-            file.rewind()?;
-            file.write_all(format!("{}\n", std::process::id()).as_bytes())?;
-            return Ok(Ok(file));
-        }
-    }
-}
-
-/// The process id in a lock; 0 if it has not been written yet.
-fn pid_in(file: File) -> i32 {
-    let mut text = String::new();
-    let _ = file.take(32).read_to_string(&mut text);
-    text.trim().parse().unwrap_or(0)
-}
-
-fn runs_already(name: &str, pid: i32) -> Failure {
+/// That the VM called `name` runs, which the process `pid` does (0 if that is not known).
+pub fn runs_already(name: &str, pid: u32) -> Failure {
     let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let command = String::from_utf8_lossy(&command).replace('\0', " ");
     let owner = fs::metadata(format!("/proc/{pid}")).map(|found| found.uid());
@@ -295,13 +302,16 @@ pub fn listen(path: &Path, mode: u32) -> Result<(UnixListener, (u64, u64)), List
                 "there is a file that is no socket: remove it".to_owned(),
             ));
         }
-        Ok(_) => match UnixStream::connect(path) {
+        Ok(_) => match connect(path, PATIENCE) {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
                 fs::remove_file(path).map_err(|error| failed(error.to_string()))?;
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(error.to_string())),
             Ok(_) => return Err(failed("another process listens there".to_owned())),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                return Err(failed("another process listens there".to_owned()));
+            }
+            Err(error) => return Err(failed(error.to_string())),
         },
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error.to_string())),

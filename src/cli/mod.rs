@@ -3,11 +3,14 @@
 mod check;
 mod config;
 mod install_units;
+mod list;
+mod look;
 mod pause;
 mod plan;
 mod run;
 mod status;
 mod stop;
+mod table;
 mod target;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
@@ -46,7 +49,18 @@ enum Verb {
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// List the VMs that run
+    ///
+    /// All VMs of this user and, as far as that is permitted, root's. A VM that does not answer within 2 seconds is shown
+    /// as `no answer`, another user's as `not yours`.
+    List {
+        /// Print a JSON array instead of a table
+        #[arg(long)]
+        json: bool,
+    },
     /// Say what a VM that runs is doing
+    ///
+    /// Exit codes: 0 it runs, 3 it does not, 4 no permission, 5 it does not answer.
     Status {
         #[command(flatten)]
         of: target::TargetArgs,
@@ -140,6 +154,7 @@ pub fn main() -> ExitCode {
     log::init(&cli.log);
     let done = match &cli.verb {
         Verb::Run { config } => run::run(config, &cli.log),
+        Verb::List { json } => list::list(*json),
         Verb::Status { of, json } => status::status(of, *json),
         Verb::InstallUnits(args) => install_units::run(args),
         Verb::Stop { of, args } => stop::stop(of, args),
