@@ -23,7 +23,9 @@ mod machine;
 mod net;
 mod network;
 mod panics;
+mod pause;
 mod plan;
+mod reboot;
 mod restart;
 mod shares;
 mod smbios;
@@ -71,7 +73,9 @@ fn main() -> ExitCode {
         kernels::TESTS,
         machine::TESTS,
         panics::TESTS,
+        pause::TESTS,
         plan::TESTS,
+        reboot::TESTS,
         restart::TESTS,
         shares::TESTS,
         smbios::TESTS,

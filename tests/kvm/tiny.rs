@@ -9,10 +9,8 @@ pub enum Last {
     TripleFault,
     /// Writes ACPI's reset register.
     Reset,
-    #[allow(dead_code)]
     /// Sleeps until an interrupt that never comes.
     Idle,
-    #[allow(dead_code)]
     /// Runs on for ever.
     Busy,
     /// Runs on where there is no memory, which KVM cannot emulate.
