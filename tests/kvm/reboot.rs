@@ -21,6 +21,10 @@ pub const TESTS: &[Test] = &[
         run: graceful,
     },
     Test {
+        name: "reboot::a_vm_whose_guest_is_not_started_yet_can_be_stopped_and_nothing_else",
+        run: not_started,
+    },
+    Test {
         name: "reboot::stop_is_0_at_once_where_no_vm_runs",
         run: nothing_to_stop,
     },
@@ -51,7 +55,7 @@ impl Held {
 }
 
 fn forced() -> Result<()> {
-    let vm = Vm::with_tiny(Last::Idle)?;
+    let vm = Vm::with_tiny(Last::Idle)?.toml("[lifecycle]\nstop_timeout = \"1s\"\n");
     let mut running = vm.start()?;
     running.wait_for(tiny::LINE)?;
     let supervisor = running.pid();
@@ -77,6 +81,9 @@ fn forced() -> Result<()> {
         "{first:?} has become {last:?}"
     );
     ensure!(vm::descendants(supervisor)?.len() == 1, "one VMM process");
+    // It does not listen to its button, and starts again nevertheless.
+    say(&vm, ["reboot", "test"], "test: runs again")?;
+    running.wait_for("it had not shut down within 1s")?;
     say(
         &vm,
         ["stop", "test", "--force"],
@@ -113,6 +120,29 @@ fn graceful() -> Result<()> {
     }
     let (code, output) = running.wait()?;
     ensure!(code == 0, "exit code {code}:\n{output}");
+    vm.nothing_left()
+}
+
+fn not_started() -> Result<()> {
+    let vm = Vm::with_tiny(Last::Idle)?
+        .toml("[[shares]]\ntag = \"elsewhere\"\nsocket = \"never.sock\"\n");
+    let mut running = vm.start()?;
+    running.wait_for("waiting up to 60 s for a virtiofsd")?;
+    for verb in ["pause", "resume", "reboot"] {
+        let said = vm.ask([verb, "test"])?;
+        let text = String::from_utf8_lossy(&said.stderr);
+        ensure!(
+            said.status.code() == Some(6) && text.contains("no guest runs"),
+            "{verb}: {said:?}"
+        );
+    }
+    say(
+        &vm,
+        ["stop", "test"],
+        "test: the VM was stopped before its guest was started",
+    )?;
+    let (code, output) = running.wait()?;
+    ensure!(code == 13, "exit code {code}:\n{output}");
     vm.nothing_left()
 }
 

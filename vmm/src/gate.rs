@@ -111,14 +111,15 @@ impl Gate {
         }
     }
 
-    /// Keeps the vCPUs out of the guest; they are to be kicked. [`Progress::Paused`] follows, at once if they are out
-    /// already.
-    pub fn close(&self) {
+    /// Keeps the vCPUs out of the guest. [`Progress::Paused`] follows, at once if they are out already. Gives those that
+    /// are to be kicked, a bit for each: the others wait here, where a kick would only stay pending.
+    pub fn close(&self) -> u32 {
         let mut state = self.lock();
         state.pause = true;
         state.run_state = None;
         self.tell_if_paused(&mut state);
         self.call();
+        state.all & !state.waiting
     }
 
     /// Lets them into the guest again.
@@ -130,16 +131,17 @@ impl Gate {
         self.opened.notify_all();
     }
 
-    /// Asks every vCPU to come round; they are to be kicked. Of two questions only the last one is answered.
-    pub fn ping(&self, id: u64) {
+    /// Asks every vCPU to come round. Of two questions only the last one is answered. Gives those that are to be kicked.
+    pub fn ping(&self, id: u64) -> u32 {
         let mut state = self.lock();
         let missing = state.all & !state.waiting;
         state.ping = Some((id, missing));
         self.came_round(&mut state, 0);
         self.call();
+        missing
     }
 
-    /// Ends the vCPU threads, also those that wait; they are to be kicked.
+    /// Ends the vCPU threads, also those that wait; all are to be kicked.
     pub fn stop(&self) {
         self.lock().stop = true;
         self.call();
@@ -309,7 +311,7 @@ mod tests {
         while gate.lock().waiting != 1 {
             thread::yield_now();
         }
-        gate.ping(1);
+        assert_eq!(gate.ping(1), 0b10);
         assert!(nothing(&gate));
         gate.stop();
         assert_eq!(waiting.join().unwrap(), Passed::Stop);
@@ -318,7 +320,7 @@ mod tests {
         let vcpus = busy(&gate, 2);
         gate.close();
         assert_eq!(wait(&gate), [Progress::Paused]);
-        gate.ping(2);
+        assert_eq!(gate.ping(2), 0, "nobody is to be kicked");
         assert_eq!(wait(&gate), [Progress::Alive { id: 2 }]);
         gate.stop();
         vcpus.into_iter().for_each(|vcpu| drop(vcpu.join()));

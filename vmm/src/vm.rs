@@ -120,8 +120,8 @@ impl Handle {
     /// Its devices go on: what arrives for the guest is put into the buffers that it has provided, and waits there. Its
     /// clocks go on as well, and it is told that it did not run.
     pub fn pause(&self) {
-        self.shared.gate.close();
-        self.kick();
+        let vcpus = self.shared.gate.close();
+        self.kick(vcpus);
     }
 
     /// Lets the vCPUs go on; [`Progress::Resumed`] follows.
@@ -132,8 +132,8 @@ impl Handle {
     /// Asks every vCPU thread to come round; [`Progress::Alive`] with `id` follows when all have. Those of a paused VM
     /// count as if they had. Asked again before that, only the last question is answered.
     pub fn ping(&self, id: u64) {
-        self.shared.gate.ping(id);
-        self.kick();
+        let vcpus = self.shared.gate.ping(id);
+        self.kick(vcpus);
     }
 
     /// Whether the VM is paused, or is about to be.
@@ -151,9 +151,12 @@ impl Handle {
         self.shared.gate.as_fd()
     }
 
-    fn kick(&self) {
-        for vcpu in &self.vcpus {
-            vcpu.kick();
+    /// Kicks those whose bits are set.
+    fn kick(&self, vcpus: u32) {
+        for (id, vcpu) in self.vcpus.iter().enumerate() {
+            if vcpus >> id & 1 == 1 {
+                vcpu.kick();
+            }
         }
     }
 
@@ -162,7 +165,7 @@ impl Handle {
             return;
         }
         self.shared.gate.stop();
-        self.kick();
+        self.kick(u32::MAX);
         for vcpu in self.vcpus.drain(..) {
             vcpu.join();
         }
