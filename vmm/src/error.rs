@@ -25,9 +25,10 @@ pub enum Error {
     /// More than this host has.
     #[error(transparent)]
     Host(#[from] host::Error),
-    /// Not as many taps, connections and values as the configuration has interfaces, shares and credentials.
+    /// Not as many taps, connections and values as the configuration has interfaces, shares and credentials, or no socket
+    /// device's.
     #[error(
-        "each interface needs a tap with a queue for each pair, each share a connection, and each credential its value"
+        "each interface needs a tap with a queue for each pair, each share a connection, each credential its value, and a socket device what it works on"
     )]
     Resources,
     /// The kernel, the initrd, the command line or the tables.

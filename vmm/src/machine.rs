@@ -4,7 +4,10 @@
 use std::{
     fs::File,
     io::Write,
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixListener, UnixStream},
+    },
     sync::Arc,
     time::SystemTime,
 };
@@ -21,6 +24,7 @@ use minivmm_devices::{
 };
 use minivmm_fs::{FsDevice, Tag};
 use minivmm_net::{NetDevice, NetOptions, Tap};
+use minivmm_vsock::{Answers, Ask, OnNotify, VsockDevice, VsockOptions};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::{
@@ -56,6 +60,8 @@ pub struct Resources {
     /// What is in each of [`VmConfig::credentials`], in their order and under their names. Overwritten with zeros when the
     /// guest's memory has it.
     pub credentials: Vec<Credential>,
+    /// What the socket device works on, exactly if [`VmConfig::needs_vsock`].
+    pub vsock: Option<VsockResources>,
     /// Told, on a thread of the device's, when the back end of a share is lost while the guest uses it. The
     /// device needs a reset then; what else follows ([`OnFailure`](crate::config::OnFailure)) is for the
     /// owner to decide. Must not block.
@@ -63,6 +69,19 @@ pub struct Resources {
     /// Takes what the guest writes to its console. May block: it is written to by a thread of its own. What may turn out
     /// to be non-blocking belongs into a [`WaitingWriter`](crate::WaitingWriter).
     pub console: Box<dyn Write + Send>,
+}
+
+/// What a socket device works on. It opens nothing itself, so others connect for it.
+pub struct VsockResources {
+    /// Where programs of the host connect, non-blocking; None if [`Vsock::to_guest`](crate::config::Vsock::to_guest) is
+    /// empty.
+    pub listener: Option<UnixListener>,
+    /// Asks for connections that the guest wants; only for those to a port that the configuration allows.
+    pub ask: Ask,
+    /// Where the answers come.
+    pub answers: Arc<Answers>,
+    /// Hears what the guest's systemd tells of itself.
+    pub on_notify: OnNotify,
 }
 
 /// See [`Resources::on_share_lost`]: called with the share's tag.
@@ -96,6 +115,7 @@ impl Machine {
             taps,
             shares,
             credentials,
+            vsock,
             on_share_lost,
             console: output,
         } = resources;
@@ -106,6 +126,7 @@ impl Machine {
                 .iter()
                 .map(|c| &c.name)
                 .eq(config.credentials.iter().map(|c| &c.name))
+            || vsock.is_some() != config.needs_vsock()
         {
             return Err(Error::Resources);
         }
@@ -148,7 +169,7 @@ impl Machine {
             devices: Vec::new(),
         };
         let on_share_lost = while_running(on_share_lost, &end);
-        let devices = virtio.add_all(config, entropy, taps, shares, &on_share_lost)?;
+        let devices = virtio.add_all(config, entropy, vsock, taps, shares, &on_share_lost)?;
         let buses = Buses {
             ports: ports(&pci, &interrupts, &end, &console)?,
             mmio: mmio(&pci)?,
@@ -198,12 +219,25 @@ impl VirtioDevices<'_> {
         mut self,
         config: &VmConfig,
         entropy: File,
+        vsock: Option<VsockResources>,
         taps: Vec<Tap>,
         shares: Vec<UnixStream>,
         on_share_lost: &OnShareLost,
     ) -> Result<Vec<Arc<VirtioPci>>, Error> {
         let slots = Slots::assign(config).map_err(crate::config::Error::Slot)?;
         self.add("rng", crate::slots::RNG, Box::new(Rng::new(entropy)))?;
+        if let Some((options, resources)) = config.vsock().zip(vsock) {
+            let device = VsockDevice::new(VsockOptions {
+                cid: options.cid,
+                listener: resources.listener,
+                to_guest: options.to_guest(),
+                to_host: options.to_host(),
+                ask: resources.ask,
+                answers: resources.answers,
+                on_notify: Some(resources.on_notify),
+            });
+            self.add("vsock", crate::slots::VSOCK, Box::new(device))?;
+        }
         for ((interface, tap), slot) in config.interfaces.iter().zip(taps).zip(slots.interfaces) {
             let options = NetOptions {
                 mac: interface.mac,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     cmdline,
-    config::{self, Interface, Share, VmConfig},
+    config::{self, Interface, Share, VmConfig, Vsock},
     layout,
     slots::{self, Slots},
 };
@@ -60,6 +60,8 @@ pub enum Kind {
     HostBridge,
     /// The entropy device.
     Rng,
+    /// The socket device.
+    Vsock(Vsock),
     /// A network interface.
     Net(Interface),
     /// A share.
@@ -72,6 +74,7 @@ impl Kind {
         match self {
             Self::HostBridge => "host-bridge",
             Self::Rng => "rng",
+            Self::Vsock(_) => "vsock",
             Self::Net(_) => "net",
             Self::Fs(_) => "fs",
         }
@@ -89,6 +92,7 @@ impl Plan {
             kind,
         };
         let mut devices = vec![device(0, Kind::HostBridge), device(slots::RNG, Kind::Rng)];
+        devices.extend(config.vsock().map(|v| device(slots::VSOCK, Kind::Vsock(v))));
         let interfaces = slots.interfaces.iter().zip(&config.interfaces);
         devices.extend(interfaces.map(|(slot, i)| device(*slot, Kind::Net(i.clone()))));
         let shares = slots.shares.iter().zip(&config.shares);

@@ -5,6 +5,8 @@ use crate::config::VmConfig;
 
 /// The entropy device.
 pub const RNG: u8 = 1;
+/// The socket device.
+pub const VSOCK: u8 = 4;
 /// First slot of the network interfaces, 6 to 13.
 pub const INTERFACES: u8 = 6;
 /// First slot of the shares, 14 to 21.
@@ -52,6 +54,9 @@ impl Slots {
     /// The slots of a configuration: by kind and order, or as a device's `slot` says.
     pub fn assign(config: &VmConfig) -> Result<Self, Error> {
         let mut taken = vec![(RNG, "the entropy device".to_owned())];
+        if config.needs_vsock() {
+            taken.push((VSOCK, "the socket device".to_owned()));
+        }
         let mut take = |key, device: String, wanted: Option<u8>, first: u8, n: usize| {
             let slot = wanted.unwrap_or(first.saturating_add(n as u8));
             if slot == 0 || slot > LAST {
@@ -121,6 +126,10 @@ mod tests {
         assert_eq!(slots("", "slot = 6").unwrap_err(), taken);
         let rng = "interfaces.slot: interface `t0`: slot 1 is taken by the entropy device";
         assert_eq!(slots("slot = 1", "").unwrap_err(), rng);
+        // A slot of a device that is not there is free.
+        assert_eq!(slots("slot = 4", "").unwrap().interfaces, [4]);
+        let vsock = "interfaces.slot: interface `t0`: slot 4 is taken by the socket device";
+        assert_eq!(slots("slot = 4", "[vsock]").unwrap_err(), vsock);
         assert!(
             slots("slot = 0", "")
                 .unwrap_err()

@@ -38,6 +38,16 @@ impl Limits {
     pub const MTU_MAX: u16 = minivmm_net::MTU_MAX;
     /// The lowest descriptor that can be a tap: those below are the standard ones.
     pub const FD_MIN: i32 = 3;
+    /// Least address of a guest: those below are the hypervisor's, the host's own and the host's (vsock(7)).
+    pub const CID_MIN: u32 = 3;
+    /// Most: the last one is any address.
+    pub const CID_MAX: u32 = u32::MAX - 1;
+    /// Least port of a stream between guest and host.
+    pub const VSOCK_PORT_MIN: u32 = 1;
+    /// Most: the last one is any port.
+    pub const VSOCK_PORT_MAX: u32 = u32::MAX - 1;
+    /// Ports of both sides that may be connected to.
+    pub const VSOCK_ALLOW: usize = 64;
     /// Bytes of a configuration file.
     pub const FILE: u64 = 1024 * 1024;
 }

@@ -15,6 +15,7 @@ mod share;
 mod smbios;
 mod toml_text;
 mod validate;
+mod vsock;
 
 use std::path::PathBuf;
 
@@ -30,6 +31,7 @@ pub use share::{Cache, Ids, OnFailure, Share, ShareProto};
 pub use smbios::{Smbios, default_uuid};
 pub use toml_text::{TomlError, line_about};
 pub use validate::Error;
+pub use vsock::{Vsock, VsockPort};
 
 use crate::slots;
 
@@ -74,6 +76,9 @@ pub struct VmConfig {
     /// thirds of its size.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub credentials: Vec<Credential>,
+    /// Streams between the guest and the host. Without this section there is no such device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vsock: Option<Vsock>,
     /// How the VM ends, and what follows.
     #[serde(default)]
     pub lifecycle: Lifecycle,

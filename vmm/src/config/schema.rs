@@ -147,6 +147,17 @@ pub(super) fn socket_path(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "minLength": 1, "maxLength": Limits::SOCKET_PATH })
 }
 
+/// Ports that may be connected to, as [`VsockPort`](super::VsockPort) reads them.
+pub(super) fn vsock_ports(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": Limits::VSOCK_ALLOW,
+        "uniqueItems": true,
+        "items": { "type": "string", "pattern": "^(ssh|(guest|host):[0-9]{1,10})$" },
+        "examples": [["ssh", "guest:8080", "host:9000"]],
+    })
+}
+
 /// A duration: numbers with their units, as humantime reads them.
 pub(super) fn duration(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

@@ -62,6 +62,11 @@ pub enum Error {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A port that has its use already.
+    #[error(
+        "vsock.allow: host:8888 is where the guest's systemd tells minivmm of itself, which is always possible: use another port"
+    )]
+    NotifyPort,
     /// A tag that the guest could not use.
     #[error(
         "shares.tag: `{0}` has a space, a quote, a backslash, `,` or `:` and cannot stand in a kernel command line"
@@ -186,6 +191,7 @@ impl VmConfig {
         self.validate_credentials()?;
         self.validate_interfaces()?;
         self.validate_shares()?;
+        self.validate_vsock()?;
         Slots::assign(self)?;
         Ok(())
     }
@@ -377,7 +383,7 @@ fn socket_path(key: &'static str, path: &Path) -> Result<(), Error> {
     range(key, len, 1, Limits::SOCKET_PATH as u64)
 }
 
-fn range(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), Error> {
+pub(super) fn range(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), Error> {
     if (min..=max).contains(&value) {
         Ok(())
     } else {
@@ -390,7 +396,7 @@ fn range(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), Error>
     }
 }
 
-fn count(key: &'static str, count: usize, max: usize) -> Result<(), Error> {
+pub(super) fn count(key: &'static str, count: usize, max: usize) -> Result<(), Error> {
     if count <= max {
         Ok(())
     } else {
