@@ -77,6 +77,8 @@ pub struct Status {
     pub vcpu: u8,
     /// Memory in MiB.
     pub mem: u32,
+    /// Its socket device, if it has one.
+    pub vsock: Option<Vsock>,
     /// The guest's addresses, as it was told.
     pub addresses: Vec<String>,
     /// The configuration, an absolute path.
@@ -87,6 +89,17 @@ pub struct Status {
     pub config_fingerprint: String,
     /// The version of minivmm that runs it.
     pub version: String,
+}
+
+/// A socket device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vsock {
+    /// The guest's address.
+    pub cid: u32,
+    /// Where programs of the host connect, if any may: an absolute path.
+    pub socket: Option<String>,
+    /// What may be connected to, as the configuration has it.
+    pub allow: Vec<String>,
 }
 
 /// What tells one text from another. It keeps nobody from making two that are alike.
@@ -116,6 +129,7 @@ impl Board {
             last_end: None,
             vcpu: config.vcpu,
             mem: config.mem,
+            vsock: None,
             addresses: addresses.map(String::from).collect(),
             config: absolute(path)
                 .unwrap_or_else(|_| path.to_owned())

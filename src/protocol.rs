@@ -53,6 +53,8 @@ pub enum Role {
     Credentials,
     /// A connection to virtiofsd; in the order of the shares.
     Share,
+    /// The listening socket of the socket device.
+    Vsock,
 }
 
 /// From the supervisor to the VMM.
@@ -71,6 +73,11 @@ pub enum ToVmm {
     EndForShare {
         /// The share's tag.
         tag: String,
+    },
+    /// Connected, with the connection as its only descriptor; without one, refused.
+    Connected {
+        /// The question's.
+        id: u64,
     },
     /// Take the vCPUs out of the guest; answered by [`FromVmm::Paused`].
     Pause,
@@ -108,6 +115,13 @@ pub enum FromVmm {
     Pong {
         /// The question's.
         id: u64,
+    },
+    /// The guest wants a connection to a port of the host; answered by [`ToVmm::Connected`].
+    Connect {
+        /// Comes back with the answer.
+        id: u64,
+        /// The port.
+        port: u32,
     },
     /// The guest has said something about itself (sd_notify(3)): one message, as it came. It is not to be trusted.
     Notify {

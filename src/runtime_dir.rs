@@ -147,7 +147,6 @@ impl RuntimeDir {
     }
 
     /// The directory, for further sockets of the VM; `None` where there is no place for one.
-    #[allow(dead_code)] // vsock's socket is the first of them
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
     }

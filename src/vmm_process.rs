@@ -1,5 +1,7 @@
 //! The VMM process: runs the guest on the descriptors that the supervisor sent, and opens nothing itself.
 
+mod streams;
+
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -16,6 +18,7 @@ use minivmm_net::Tap;
 use minivmm_vmm::{
     Blame, End, Handle, Progress, Resources, Vm, VmConfig, WaitingWriter, machine::OnShareLost,
 };
+use minivmm_vsock::Answers;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::{
@@ -64,14 +67,16 @@ fn serve(channel: &Arc<Channel>) -> io::Result<()> {
         return Err(io::Error::other("the first message was not a start"));
     };
     let started = resources(roles, fds, channel).and_then(|(config, resources)| {
-        start(&config, resources).map_err(|e| (e.blame(), with_causes(&e)))
+        let answers = resources.vsock.as_ref().map(|vsock| vsock.answers.clone());
+        let handle = start(&config, resources).map_err(|e| (e.blame(), with_causes(&e)))?;
+        Ok((handle, answers))
     });
-    let handle = match started {
-        Ok(handle) => handle,
+    let (handle, answers) = match started {
+        Ok(started) => started,
         Err((blame, message)) => return channel.send(&FromVmm::Failed { blame, message }, &[]),
     };
     channel.send(&FromVmm::Running, &[])?;
-    let end = obey(channel, &handle);
+    let end = obey(channel, &handle, answers.as_deref());
     // Said first: what the end of its devices does to virtiofsds is no loss then.
     let said = channel.send(&FromVmm::Ended(end), &[]);
     handle.wait();
@@ -82,8 +87,9 @@ fn start(config: &VmConfig, resources: Resources) -> Result<Handle, minivmm_vmm:
     Vm::new(config, resources)?.start()
 }
 
-/// Does what the supervisor says until the VM has ended, and says how it did.
-fn obey(channel: &Channel, handle: &Handle) -> End {
+/// Does what the supervisor says until the VM has ended, and says how it did. `answers` is for connections that the guest
+/// wants.
+fn obey(channel: &Channel, handle: &Handle, answers: Option<&Answers>) -> End {
     loop {
         let progress = handle.progress_fd();
         let mut fds = [
@@ -108,6 +114,11 @@ fn obey(channel: &Channel, handle: &Handle) -> End {
                 Ok(Some((ToVmm::PowerButton, _))) => handle.press_power_button(),
                 Ok(Some((ToVmm::Kill, _))) => handle.kill(),
                 Ok(Some((ToVmm::EndForShare { tag }, _))) => handle.lose_share(tag),
+                Ok(Some((ToVmm::Connected { id }, fds))) => {
+                    if let Some(answers) = answers {
+                        answers.answer(id, fds.into_iter().next().map(UnixStream::from));
+                    }
+                }
                 Ok(Some((ToVmm::Pause, _))) => handle.pause(),
                 Ok(Some((ToVmm::Resume, _))) => handle.resume(),
                 Ok(Some((ToVmm::Ping { id }, _))) => handle.ping(id),
@@ -144,6 +155,7 @@ fn resources(
         return Err(wrong("descriptors"));
     }
     let (mut config, mut kvm, mut kernel, mut initrd) = (None, None, None, None);
+    let mut listener = None;
     let (mut entropy, mut console, mut credentials) = (None, None, None);
     let (mut taps, mut shares) = (BTreeMap::<u8, Vec<OwnedFd>>::new(), Vec::new());
     for (role, fd) in roles.into_iter().zip(fds) {
@@ -162,6 +174,7 @@ fn resources(
             Role::Console => console = Some(File::from(fd)),
             Role::Tap(interface) => taps.entry(interface).or_default().push(fd),
             Role::Credentials => credentials = Some(fd),
+            Role::Vsock => listener = Some(fd),
             Role::Share => shares.push(UnixStream::from(fd)),
         }
     }
@@ -181,6 +194,13 @@ fn resources(
         })
     });
     let taps = taps.collect::<Result<_, _>>()?;
+    let vsock = config
+        .needs_vsock()
+        .then(|| streams::resources(channel, listener));
+    let vsock = vsock.transpose().map_err(|error| {
+        let why = format!("cannot make what the socket device works on: {error}");
+        (Blame::Host, why)
+    })?;
     let resources = Resources {
         kvm: kvm.ok_or_else(|| wrong("KVM"))?,
         kernel: kernel.ok_or_else(|| wrong("a kernel"))?,
@@ -188,6 +208,7 @@ fn resources(
         entropy: entropy.ok_or_else(|| wrong("a source of entropy"))?,
         taps,
         shares,
+        vsock,
         credentials,
         on_share_lost: tell_of_loss(channel.clone()),
         console: Box::new(WaitingWriter(console.ok_or_else(|| wrong("a console"))?)),

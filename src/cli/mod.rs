@@ -8,10 +8,12 @@ mod look;
 mod pause;
 mod plan;
 mod run;
+mod ssh;
 mod status;
 mod stop;
 mod table;
 mod target;
+mod vsock;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
@@ -103,6 +105,32 @@ enum Verb {
         #[arg(long)]
         no_wait: bool,
     },
+    /// Log in to a guest, or run a command there, by ssh
+    ///
+    /// The system's ssh, through the VM's vsock: no network is needed. The VM's configuration must allow it
+    /// (`allow = ["ssh"]` in [vsock]), and an sshd must listen in the guest on vsock port 22, as systemd 256 and newer
+    /// arrange it by itself. The guest's host key is known by the VM's name, as `minivmm/NAME`. The exit code is ssh's.
+    Ssh {
+        #[command(flatten)]
+        of: target::TargetArgs,
+        /// The user in the guest
+        #[arg(short = 'l', long = "login", value_name = "USER")]
+        user: Option<String>,
+        /// ssh's options, and a command
+        #[arg(last = true, value_name = "ARGUMENTS")]
+        arguments: Vec<std::ffi::OsString>,
+    },
+    /// Connect standard input and output to a port of a guest, over vsock
+    ///
+    /// The VM's configuration must allow it (`allow = ["guest:PORT"]` in [vsock]). The end of standard input is passed on,
+    /// and what the guest sends afterwards still arrives.
+    Vsock {
+        #[command(flatten)]
+        of: target::TargetArgs,
+        /// The port in the guest
+        #[arg(short, long, value_name = "PORT")]
+        port: u32,
+    },
     /// Find out whether KVM is able on this host
     ///
     /// Runs a tiny guest that executes what every Linux guest does, and measures its speed. Exit code 0 if
@@ -161,6 +189,12 @@ pub fn main() -> ExitCode {
         Verb::Pause { of } => pause::pause(of),
         Verb::Resume { of } => pause::resume(of),
         Verb::Reboot { of, force, no_wait } => pause::reboot(of, *force, *no_wait),
+        Verb::Ssh {
+            of,
+            user,
+            arguments,
+        } => ssh::ssh(of, user.as_deref(), arguments),
+        Verb::Vsock { of, port } => vsock::vsock(of, *port),
         Verb::Check { json } => check::check(*json),
         Verb::Config {
             verb:

@@ -23,6 +23,7 @@ mod signals;
 mod spawn;
 mod start_message;
 mod stop;
+mod streams;
 mod taps;
 
 use std::{sync::Arc, time::Instant};
@@ -77,7 +78,10 @@ fn run_told(file: &ConfigFile, log_level: &str, notify: &mut Notify) -> Result<O
         },
     )
     .map_err(|error| Failure::vmm(format!("cannot serve the control socket: {error}")))?;
-    let opened = Opened::open(config, inherited)?;
+    let opened = Opened::open(config, inherited, &runtime_dir)?;
+    let vsock = (config.vsock().zip(opened.streams.as_ref()))
+        .map(|(vsock, streams)| streams.status(&vsock));
+    board.update(|status| status.vsock = vsock);
     for share in &config.shares {
         if let Some(notice) = ids_notice(share) {
             tracing::info!(share = %share.tag, "{notice}");

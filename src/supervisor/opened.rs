@@ -15,11 +15,13 @@ use minivmm_vmm::{VmConfig, boot_key, cmdline, host, kvm, layout};
 use super::{
     credentials::{self, Credentials, Found},
     shares,
+    streams::Streams,
     taps::{self, Inherited},
 };
 use crate::{
     failure::{Failure, with_causes},
     regular_file,
+    runtime_dir::RuntimeDir,
 };
 
 /// What a VM works on.
@@ -39,13 +41,19 @@ pub struct Opened {
     pub credentials: Credentials,
     /// A tap for each interface.
     pub taps: Vec<Tap>,
+    /// The host's side of the socket device, if there is one.
+    pub streams: Option<Streams>,
     /// The program that serves shares, if there are any.
     pub virtiofsd: Option<Program>,
 }
 
 impl Opened {
     /// Opens what `config` names beside the taps that were handed in; the first thing that is missing is the error.
-    pub fn open(config: &VmConfig, inherited: Inherited) -> Result<Self, Failure> {
+    pub fn open(
+        config: &VmConfig,
+        inherited: Inherited,
+        runtime_dir: &RuntimeDir,
+    ) -> Result<Self, Failure> {
         let Checked {
             kernel,
             initrd,
@@ -69,6 +77,7 @@ impl Opened {
             console,
             credentials,
             taps,
+            streams: Streams::open(config, runtime_dir)?,
             virtiofsd,
         })
     }

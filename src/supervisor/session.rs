@@ -4,6 +4,7 @@
 //! * [`heard`]: what the VMM says
 //! * [`pausing`]: a guest that is kept from running
 //! * [`requested`]: what clients of the control socket want
+//! * [`streams`]: connections that the guest wants
 //! * [`shares_lost`]: virtiofsds that end, shares that are lost
 
 mod events;
@@ -11,6 +12,7 @@ mod heard;
 mod pausing;
 mod requested;
 mod shares_lost;
+mod streams;
 
 use std::{
     io::ErrorKind,
@@ -33,6 +35,7 @@ use super::{
     spawn::{self, Child},
     start_message,
     stop::{Action, Stop},
+    streams::Streams,
 };
 use pausing::Pausing;
 
@@ -84,6 +87,7 @@ pub struct Session<'a> {
     config: &'a VmConfig,
     signals: &'a mut Signals,
     board: &'a Board,
+    streams: Option<&'a Streams>,
     notify: &'a mut Notify,
     channel: Channel,
     vmm: Child,
@@ -107,7 +111,7 @@ impl<'a> Session<'a> {
     /// Starts the VMM process and tells it what to run.
     pub fn start(
         config: &'a VmConfig,
-        opened: &Opened,
+        opened: &'a Opened,
         (backends, shares): (Backends, Vec<UnixStream>),
         signals: &'a mut Signals,
         board: &'a Board,
@@ -139,6 +143,7 @@ impl<'a> Session<'a> {
             config,
             signals,
             board,
+            streams: opened.streams.as_ref(),
             notify,
             channel,
             vmm,

@@ -10,7 +10,7 @@ use std::{
 
 use minivmm_vmm::VmConfig;
 
-use super::opened::Opened;
+use super::{opened::Opened, streams::Streams};
 use crate::protocol::{Channel, Role, ToVmm, send_config};
 
 /// Tells the VMM process at the other end of `channel` what to run, with a connection for each share.
@@ -49,6 +49,10 @@ pub fn send(
     if let Some(credentials) = &credentials {
         roles.push(Role::Credentials);
         fds.push(credentials.as_fd());
+    }
+    if let Some(listener) = opened.streams.as_ref().and_then(Streams::listener) {
+        roles.push(Role::Vsock);
+        fds.push(listener);
     }
     for share in shares {
         roles.push(Role::Share);

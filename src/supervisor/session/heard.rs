@@ -53,6 +53,7 @@ impl Session<'_> {
                         self.notify.alive();
                     }
                 }
+                Ok(Some(FromVmm::Connect { id, port })) => self.connect_for_guest(id, port),
                 Ok(Some(FromVmm::Notify { text })) => {
                     let now = Instant::now();
                     match self.notify.guest_says(&text, now) {

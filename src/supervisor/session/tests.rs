@@ -25,6 +25,7 @@ fn with_session(test: impl FnOnce(Session<'_>, Channel)) {
         config: &config,
         signals: &mut signals,
         board: &board,
+        streams: None,
         notify: &mut notify,
         channel,
         vmm: Child {
