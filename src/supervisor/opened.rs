@@ -77,7 +77,7 @@ impl Opened {
             console,
             credentials,
             taps,
-            streams: Streams::open(config, runtime_dir)?,
+            streams: Streams::open(config, runtime_dir.path())?,
             virtiofsd,
         })
     }

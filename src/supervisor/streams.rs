@@ -6,18 +6,14 @@ use std::{
         fd::{AsFd, BorrowedFd},
         unix::net::{UnixListener, UnixStream},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use minivmm_vmm::{VmConfig, config::Vsock};
 use minivmm_vsock::Ports;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-use crate::{
-    board,
-    failure::Failure,
-    runtime_dir::{self, RuntimeDir},
-};
+use crate::{board, failure::Failure, runtime_dir};
 
 /// The name of the socket in a VM's runtime directory.
 const NAME: &str = "vsock";
@@ -39,7 +35,7 @@ struct Listener {
 
 impl Streams {
     /// Listens, if the configuration has anybody connect to the guest; None without a socket device.
-    pub fn open(config: &VmConfig, runtime_dir: &RuntimeDir) -> Result<Option<Self>, Failure> {
+    pub fn open(config: &VmConfig, runtime_dir: Option<&Path>) -> Result<Option<Self>, Failure> {
         let Some(vsock) = config.vsock() else {
             return Ok(None);
         };
@@ -113,8 +109,8 @@ impl Drop for Streams {
     }
 }
 
-fn path(vsock: &Vsock, runtime_dir: &RuntimeDir) -> Result<PathBuf, Failure> {
-    match (&vsock.socket, runtime_dir.path()) {
+fn path(vsock: &Vsock, runtime_dir: Option<&Path>) -> Result<PathBuf, Failure> {
+    match (&vsock.socket, runtime_dir) {
         (Some(path), _) => std::path::absolute(path)
             .map_err(|error| Failure::host(format!("vsock.socket {}: {error}", path.display()))),
         (None, Some(directory)) => Ok(directory.join(NAME)),
@@ -135,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    fn config(directory: &std::path::Path, allow: &str) -> VmConfig {
+    fn config(directory: &Path, allow: &str) -> VmConfig {
         let socket = directory.join("streams");
         let text = format!(
             "name = \"a\"\n[kernel]\npath = \"k\"\n[vsock]\nsocket = {socket:?}\nallow = [{allow}]\n"
@@ -143,49 +139,55 @@ mod tests {
         VmConfig::from_toml(&text).unwrap()
     }
 
-    fn runtime_dir(directory: &std::path::Path) -> RuntimeDir {
-        RuntimeDir::take("streams-test", Some(&directory.join("control"))).unwrap()
-    }
-
     #[test]
     fn the_socket_is_there_while_somebody_may_connect_and_only_for_its_owner() {
         let directory = tempfile::tempdir().unwrap();
         let directory = directory.path();
-        let runtime_dir = runtime_dir(directory);
         let path = directory.join("streams");
-        let closed = Streams::open(&config(directory, "\"host:9000\""), &runtime_dir);
+        let closed = Streams::open(&config(directory, "\"host:9000\""), None);
         let closed = closed.unwrap().unwrap();
         assert!(closed.listener().is_none() && !path.exists());
 
         let open = config(directory, "\"ssh\"");
-        let streams = Streams::open(&open, &runtime_dir).unwrap().unwrap();
+        let streams = Streams::open(&open, None).unwrap().unwrap();
         let found = fs::symlink_metadata(&path).unwrap();
         assert!(found.file_type().is_socket());
         assert_eq!(found.permissions().mode() & 0o777, 0o600);
         let status = streams.status(&open.vsock().unwrap());
         assert_eq!(status.socket.as_deref(), path.to_str());
         assert_eq!(status.allow, ["ssh"]);
-        let said = Streams::open(&open, &runtime_dir).unwrap_err().to_string();
+        let said = Streams::open(&open, None).unwrap_err().to_string();
         assert!(said.contains("another process listens there"), "{said}");
         drop(streams);
         assert!(!path.exists());
 
         // One that somebody has left is replaced, a file is not.
         drop(UnixListener::bind(&path).unwrap());
-        drop(Streams::open(&open, &runtime_dir).unwrap().unwrap());
+        drop(Streams::open(&open, None).unwrap().unwrap());
         fs::write(&path, "").unwrap();
-        let said = Streams::open(&open, &runtime_dir).unwrap_err().to_string();
+        let said = Streams::open(&open, None).unwrap_err().to_string();
         assert!(said.starts_with("vsock socket "), "{said}");
         assert!(said.contains("no socket"), "{said}");
+    }
+
+    #[test]
+    fn without_a_path_it_is_in_the_runtime_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let text = "name = \"a\"\n[kernel]\npath = \"k\"\n[vsock]\nallow = [\"ssh\"]\n";
+        let config = VmConfig::from_toml(text).unwrap();
+        let streams = Streams::open(&config, Some(directory.path())).unwrap();
+        assert!(directory.path().join("vsock").exists());
+        drop(streams);
+        let said = Streams::open(&config, None).unwrap_err().to_string();
+        assert!(said.contains("say `socket` in [vsock]"), "{said}");
     }
 
     #[test]
     fn a_guest_is_connected_to_what_is_allowed_and_served_and_nobody_waits() {
         let directory = tempfile::tempdir().unwrap();
         let directory = directory.path();
-        let runtime_dir = runtime_dir(directory);
         let config = config(directory, "\"host:9000\"");
-        let streams = Streams::open(&config, &runtime_dir).unwrap().unwrap();
+        let streams = Streams::open(&config, None).unwrap().unwrap();
         assert!(streams.connect(9000).is_none());
         let servers = ["streams_9000", "streams_9001"]
             .map(|name| UnixListener::bind(directory.join(name)).unwrap());

@@ -33,6 +33,7 @@ mod stop;
 mod tiny;
 mod user;
 mod vm;
+mod vsock;
 mod watchdog;
 
 use std::process::{Command, ExitCode};
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
         depth(&[], stop::LONG),
         user::TESTS,
         net::TESTS,
+        vsock::TESTS,
     ]
     .concat();
     let mut trials: Vec<Trial> = guests

@@ -202,13 +202,19 @@ impl Vm {
 
     /// Runs `minivmm` with `words`, as those who ask a VM that runs: `["status", "test"]`.
     pub fn ask<const N: usize>(&self, words: [&str; N]) -> Result<Output> {
-        Command::new(&self.program)
+        let mut command = self.command(words);
+        command.output().context("cannot start minivmm")
+    }
+
+    /// The same, to be started.
+    pub fn command<const N: usize>(&self, words: [&str; N]) -> Command {
+        let mut command = Command::new(&self.program);
+        command
             .args(words)
             .current_dir(self.directory.path())
             .env(RUNTIME_ROOT, self.runtime_root())
-            .stdin(Stdio::null())
-            .output()
-            .context("cannot start minivmm")
+            .stdin(Stdio::null());
+        command
     }
 
     /// The directory in which `minivmm` runs.
