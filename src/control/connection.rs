@@ -108,6 +108,7 @@ impl Connection {
             return Step::Idle;
         }
         match parse_message(&self.input) {
+            ParseResult::Complete { message, .. } if message.len() > FRAME => Step::Over,
             ParseResult::Complete { message, consumed } => {
                 self.input.drain(..consumed);
                 match parse_request(&message) {
@@ -156,6 +157,7 @@ impl Connection {
     pub fn write(&mut self, now: Instant) -> bool {
         while !self.output.is_empty() {
             match self.stream.write(&self.output) {
+                Ok(0) => return false,
                 Ok(n) => {
                     self.active = now;
                     self.output.drain(..n);

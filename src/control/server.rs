@@ -29,8 +29,11 @@ use crate::{
     requests::{Answer, Answers, Refusal, Request, Requests},
 };
 
-/// Connections at most; further ones are told so and closed.
+/// Connections at most. For a further one the one goes that has been silent for longest; if all have calls pending, the
+/// further one is told so and closed.
 const CONNECTIONS: usize = 16;
+/// Connections beside these that only root has: whoever runs the VM cannot keep the administrator from it.
+const ROOTS: usize = 4;
 /// How long a client waits that cannot be accepted.
 const RETRY: Duration = Duration::from_millis(200);
 /// Bytes of the thread's stack: too few for a huge page, which the kernel may give to a larger one.
@@ -160,22 +163,39 @@ impl Server {
         let Ok(mut connection) = Connection::new(stream, now) else {
             return;
         };
-        let refusal = match () {
-            () if self.connections.len() >= CONNECTIONS => Refusal {
-                error: "Busy",
-                message: format!("there are {CONNECTIONS} connections already"),
-            },
-            () if !is_permitted(&connection) => Refusal {
+        let refusal = match Peer::of(&connection) {
+            Peer::Other => Refusal {
                 error: "PermissionDenied",
                 message: "only root and the user that runs the VM may ask".to_owned(),
             },
-            () => {
+            peer if !self.has_room(peer) => Refusal {
+                error: "Busy",
+                message: format!("there are {CONNECTIONS} connections with calls pending already"),
+            },
+            Peer::Root | Peer::User => {
                 self.connections.insert(self.next, connection);
                 self.next += 1;
                 return;
             }
         };
         connection.reply(&interface::refused(&refusal));
+    }
+
+    /// Whether there is room for one more, if need be after the end of the one that has been silent for longest.
+    fn has_room(&mut self, peer: Peer) -> bool {
+        if self.connections.len() < CONNECTIONS {
+            return true;
+        }
+        let silent = self.connections.iter();
+        let silent = silent.filter_map(|(number, c)| Some((c.deadline()?, *number)));
+        if let Some((_, number)) = silent.min() {
+            self.connections.remove(&number);
+        }
+        let most = match peer {
+            Peer::Root => CONNECTIONS + ROOTS,
+            Peer::User | Peer::Other => CONNECTIONS,
+        };
+        self.connections.len() < most
     }
 
     /// Carries what the loop has answered to whom it answers.
@@ -243,7 +263,24 @@ impl Server {
     }
 }
 
-/// Whether the process at the other end is root's or this user's.
-fn is_permitted(connection: &Connection) -> bool {
-    socket_peercred(connection).is_ok_and(|peer| peer.uid.is_root() || peer.uid == geteuid())
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Peer {
+    Root,
+    /// Who runs the VM.
+    User,
+    Other,
 }
+
+impl Peer {
+    fn of(connection: &Connection) -> Self {
+        match socket_peercred(connection) {
+            Ok(peer) if peer.uid.is_root() => Self::Root,
+            Ok(peer) if peer.uid == geteuid() => Self::User,
+            _ => Self::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
