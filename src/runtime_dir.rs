@@ -91,6 +91,11 @@ fn own_root() -> Option<PathBuf> {
     base.is_absolute().then(|| base.join("minivmm"))
 }
 
+/// The runtime directory that a VM of this user has, if there is a place for one.
+pub fn own(name: &str) -> Option<PathBuf> {
+    Some(own_root()?.join(name))
+}
+
 /// A VM's runtime directory, locked. Dropped, it is cleaned up.
 #[derive(Debug)]
 pub struct RuntimeDir {
@@ -203,7 +208,7 @@ fn directory(name: &str) -> Option<PathBuf> {
     let given = given.filter(|path| {
         path.is_absolute() && path.parent().is_some_and(|parent| parent == system_root())
     });
-    given.or_else(|| Some(own_root()?.join(name)))
+    given.or_else(|| own(name))
 }
 
 /// Makes `path` and the directory that it is in, or makes sure that they are ours; says whether it made `path`.

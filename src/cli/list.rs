@@ -35,10 +35,13 @@ pub struct Row {
     pub name: String,
     /// `starting` … as in the interface, `no-answer` or `not-yours`.
     pub state: &'static str,
+    /// The colour of the state.
     #[serde(skip)]
-    style: Style,
+    pub style: Style,
     /// The supervisor.
     pub pid: Option<u32>,
+    /// The VMM process of this run.
+    pub vmm_pid: Option<u32>,
     /// Since the guest of this run began to run.
     pub uptime_sec: Option<u64>,
     /// vCPUs.
@@ -47,6 +50,8 @@ pub struct Row {
     pub memory_used_bytes: Option<u64>,
     /// What the guest was given.
     pub memory_bytes: Option<u64>,
+    /// Processor time of all processes of the VM.
+    pub cpu_usec: Option<u64>,
     /// 100 is one processor of the host; since the guest of this run began to run.
     pub cpu_percent: Option<f64>,
     /// Runs before this one.
@@ -65,10 +70,12 @@ impl Row {
             state: "",
             style: Style::new(),
             pid: None,
+            vmm_pid: None,
             uptime_sec: None,
             vcpu: None,
             memory_used_bytes: None,
             memory_bytes: None,
+            cpu_usec: None,
             cpu_percent: None,
             restarts: None,
             addresses: Vec::new(),
@@ -98,10 +105,12 @@ impl Row {
             state: status.state.name(),
             style: look::state(status.state),
             pid: Some(status.pid),
+            vmm_pid: status.vmm_pid,
             uptime_sec: uptime.map(|uptime| uptime.as_secs()),
             vcpu: Some(status.vcpu),
             memory_used_bytes: usage.memory,
             memory_bytes: Some(u64::from(status.mem) << 20),
+            cpu_usec: usage.cpu.map(|cpu| cpu.as_micros() as u64),
             cpu_percent: cpu.and_then(|(cpu, uptime)| Some(round(percent(cpu, uptime)?))),
             restarts: Some(status.restarts),
             addresses: status

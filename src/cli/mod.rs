@@ -5,19 +5,24 @@ mod config;
 mod install_units;
 mod list;
 mod look;
+mod made;
 mod pause;
+mod places;
 mod plan;
 mod run;
 mod ssh;
+mod start;
 mod status;
 mod stop;
 mod table;
 mod target;
+mod top;
+mod unit;
 mod vsock;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches, Parser, Subcommand};
 
 use serde::Serialize;
 
@@ -25,7 +30,12 @@ use crate::{failure::Failure, log};
 
 /// Runs one hardened service VM on KVM.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true, propagate_version = true)]
+#[command(
+    version,
+    arg_required_else_help = true,
+    propagate_version = true,
+    max_term_width = 100
+)]
 struct Cli {
     /// How much is logged on standard error
     #[arg(long, global = true, value_name = "LEVEL", env = log::LEVEL, default_value = "info",
@@ -51,6 +61,30 @@ enum Verb {
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Start a VM in the background
+    ///
+    /// A VM that systemd manages (minivmm@NAME.service, /etc/minivmm/NAME.toml) is started by `systemctl start`.
+    /// Any other one runs in a session of its own; what it logs and its guest prints goes to
+    /// /var/log/minivmm/NAME.log, or an ordinary user's ~/.local/state/minivmm/NAME.log.
+    ///
+    /// Returns when the VM is ready. Exit codes: 0 it runs, otherwise what `minivmm run` ends with.
+    Start {
+        #[command(flatten)]
+        which: start::Which,
+        /// Return as soon as the VM is being started
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Stop a VM and start it with its configuration as it is now
+    ///
+    /// The configuration is checked first: if it is wrong the VM runs on. It is started in the background, as by
+    /// `minivmm start`. A VM that does not run is started. To restart only the guest: `minivmm reboot`.
+    Restart {
+        #[command(flatten)]
+        of: target::TargetArgs,
+        #[command(flatten)]
+        stopping: stop::StopArgs,
+    },
     /// List the VMs that run
     ///
     /// All VMs of this user and, as far as that is permitted, root's. A VM that does not answer within 2 seconds is shown
@@ -60,6 +94,10 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Show the VMs that run, and what they take, again and again
+    ///
+    /// Fills the terminal; q ends it. In a pipe it prints one table, as `minivmm list` does, or with -n N of them.
+    Top(top::TopArgs),
     /// Say what a VM that runs is doing
     ///
     /// Exit codes: 0 it runs, 3 it does not, 4 no permission, 5 it does not answer.
@@ -131,6 +169,21 @@ enum Verb {
         #[arg(short, long, value_name = "PORT")]
         port: u32,
     },
+    /// Print what a shell needs to complete minivmm's words
+    ///
+    /// For bash: `source <(minivmm completions bash)` in ~/.bashrc, or the output as
+    /// /usr/share/bash-completion/completions/minivmm. Names of VMs are asked for when they are completed.
+    Completions {
+        /// The shell
+        shell: made::Shell,
+    },
+    /// Write the man pages
+    #[command(hide = true)]
+    Man {
+        /// Where to
+        #[arg(long, value_name = "DIR", default_value = "man")]
+        out: PathBuf,
+    },
     /// Find out whether KVM is able on this host
     ///
     /// Runs a tiny guest that executes what every Linux guest does, and measures its speed. Exit code 0 if
@@ -178,11 +231,25 @@ enum ConfigVerb {
 
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    made::complete();
+    let cli =
+        Cli::from_arg_matches(&made::command().get_matches()).unwrap_or_else(|error| error.exit());
     log::init(&cli.log);
     let done = match &cli.verb {
         Verb::Run { config } => run::run(config, &cli.log),
+        Verb::Start { which, no_wait } => {
+            let wait = if *no_wait {
+                unit::Wait::No
+            } else {
+                unit::Wait::Yes
+            };
+            start::start(which, wait, &cli.log)
+        }
+        Verb::Restart { of, stopping } => start::restart(of, stopping, &cli.log),
         Verb::List { json } => list::list(*json),
+        Verb::Completions { shell } => made::completions(*shell),
+        Verb::Man { out } => made::man(out),
+        Verb::Top(args) => top::top(args),
         Verb::Status { of, json } => status::status(of, *json),
         Verb::InstallUnits(args) => install_units::run(args),
         Verb::Stop { of, args } => stop::stop(of, args),

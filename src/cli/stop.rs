@@ -15,7 +15,10 @@ use rustix::{
 use serde_json::{Value, json};
 use varlink::Request;
 
-use super::target::TargetArgs;
+use super::{
+    target::TargetArgs,
+    unit::{Unit, Wait},
+};
 use crate::{
     client::{Client, Error, PATIENCE, Target},
     control::interface::{NAME, StopParameters},
@@ -40,17 +43,57 @@ pub struct StopArgs {
     no_wait: bool,
 }
 
+impl StopArgs {
+    /// The same, and the end is waited for.
+    pub fn waiting(&self) -> Self {
+        Self {
+            no_wait: false,
+            ..self.clone()
+        }
+    }
+
+    /// Whether the end is waited for.
+    pub fn wait(&self) -> Wait {
+        match self.no_wait {
+            true => Wait::No,
+            false => Wait::Yes,
+        }
+    }
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| format!("`{text}` is not a duration, as 30s or 2m"))
 }
 
 /// Ends a VM, and waits until its processes are gone.
 pub fn stop(of: &TargetArgs, args: &StopArgs) -> Result<ExitCode, Failure> {
-    directly(&of.target(), args)
+    let target = of.target();
+    let unit = match &target {
+        Target::Name(name) => Unit::of_running(name),
+        Target::Socket(_) => None,
+    };
+    let Some(unit) = unit else {
+        return directly(&target, args);
+    };
+    if args.force || args.timeout.is_some() {
+        // systemd is told as well, so that it does not start the VM again.
+        let first = StopArgs {
+            no_wait: true,
+            ..args.clone()
+        };
+        if args.force {
+            unit.stop(Wait::No)?;
+        }
+        // It may be starting, or between two starts.
+        if let Err(error @ Error::NoPermission(_)) = ask(&target, &first) {
+            return Err(error.of(&target));
+        }
+    }
+    unit.stop(args.wait())
 }
 
 /// Ends a VM that nobody else manages.
-fn directly(target: &Target, args: &StopArgs) -> Result<ExitCode, Failure> {
+pub fn directly(target: &Target, args: &StopArgs) -> Result<ExitCode, Failure> {
     match ask(target, args) {
         // Whoever wants it to be gone has that.
         Err(Error::NotRunning | Error::Gone) => {

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 
+use super::made;
 use crate::client::Target;
 
 /// A VM that runs, by its name or its socket.
@@ -11,7 +13,7 @@ use crate::client::Target;
 #[group(required = true, multiple = false)]
 pub struct TargetArgs {
     /// The VM's name, as `minivmm list` shows it
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = ArgValueCandidates::new(made::running))]
     name: Option<String>,
     /// The VM's control socket, instead of its name
     #[arg(long, value_name = "PATH")]
