@@ -3,7 +3,6 @@
 use std::{
     error::Error,
     fmt::{self, Display},
-    io::{self, Write},
     process::ExitCode,
 };
 
@@ -96,7 +95,7 @@ impl Failure {
     /// Says it on standard error and gives the exit code.
     pub fn report(&self) -> ExitCode {
         // Where nobody listens the exit code says it alone.
-        let _ = writeln!(io::stderr(), "minivmm: {}", self.message);
+        crate::log::say(&format!("minivmm: {}", self.message));
         ExitCode::from(self.code)
     }
 }
@@ -123,6 +122,8 @@ pub fn with_causes(error: &dyn Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]

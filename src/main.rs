@@ -6,6 +6,7 @@
 //! * [`protocol`]: what the two say to each other
 //! * [`runtime_dir`], [`control`], [`board`], [`requests`]: how a VM that runs is found, asked, looked at and told
 //! * [`client`]: who asks one, [`survey`]: who asks all, [`usage`]: what one takes of the host
+//! * [`console`]: the guest's console, kept, shown and typed to
 //! * [`failure`], [`log`]: exit codes and errors, and the log, of both
 //! * [`secrets`]: credentials on their way from one to the other; [`dumps`]: no core dumps
 //! * [`units`]: the systemd units that minivmm brings along
@@ -16,6 +17,7 @@ mod board;
 mod cli;
 mod client;
 mod config_file;
+mod console;
 mod control;
 mod dumps;
 mod failure;
@@ -36,11 +38,11 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // Started by the supervisor under this name; no user can ask for it by accident.
-    if std::env::args_os()
-        .next()
-        .is_some_and(|name| name == vmm_process::NAME)
-    {
-        return vmm_process::main();
-    }
-    cli::main()
+    let is_vmm = (std::env::args_os().next()).is_some_and(|name| name == vmm_process::NAME);
+    let code = match is_vmm {
+        true => vmm_process::main(),
+        false => cli::main(),
+    };
+    log::flush();
+    code
 }

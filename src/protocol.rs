@@ -45,7 +45,7 @@ pub enum Role {
     Initrd,
     /// `/dev/urandom`.
     Entropy,
-    /// Where the guest's console goes.
+    /// A stream on which the guest prints and is typed to.
     Console,
     /// A queue of the tap of the interface with this number; in their order.
     Tap(u8),

@@ -201,6 +201,11 @@ fn resources(
         let why = format!("cannot make what the socket device works on: {error}");
         (Blame::Host, why)
     })?;
+    let console = console.ok_or_else(|| wrong("a console"))?;
+    let console_input = console.try_clone().map_err(|error| {
+        let why = format!("the console cannot be read: {error}");
+        (Blame::Vmm, why)
+    })?;
     let resources = Resources {
         kvm: kvm.ok_or_else(|| wrong("KVM"))?,
         kernel: kernel.ok_or_else(|| wrong("a kernel"))?,
@@ -211,7 +216,8 @@ fn resources(
         vsock,
         credentials,
         on_share_lost: tell_of_loss(channel.clone()),
-        console: Box::new(WaitingWriter(console.ok_or_else(|| wrong("a console"))?)),
+        console: Box::new(WaitingWriter(console)),
+        console_input: Some(console_input.into()),
     };
     Ok((config, resources))
 }

@@ -3,7 +3,10 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use minivmm_devices::legacy::{ConsoleSink, Serial, serial};
+use minivmm_devices::{
+    console::{ConsoleSink, Output},
+    legacy::{Serial, serial},
+};
 use minivmm_fuzz::Access;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -27,7 +30,7 @@ fuzz_target!(|steps: Vec<Step>| {
             Step::Input(bytes) => assert!(serial.enqueue(&bytes) <= bytes.len()),
         }
     }
-    let mut output = Vec::new();
+    let mut output = Output::default();
     sink.take(&mut output);
-    assert!(output.len() <= accesses);
+    assert!(output.bytes().len() <= accesses);
 });

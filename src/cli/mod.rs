@@ -2,8 +2,10 @@
 
 mod check;
 mod config;
+mod console;
 mod install_units;
 mod list;
+mod logs;
 mod look;
 mod made;
 mod pause;
@@ -169,6 +171,40 @@ enum Verb {
         #[arg(short, long, value_name = "PORT")]
         port: u32,
     },
+    /// Look at a VM's console and type on it
+    ///
+    /// Shows what the guest has printed before, as far as it is kept (1 MiB), then what it prints, and gives it what is
+    /// typed. Ctrl-] leaves it. One types at a time, others look on.
+    ///
+    /// Without a terminal as standard input, what comes there is typed, and its end ends this: keep it open for as long
+    /// as answers are to be read, as in `(echo uptime; sleep 2) | minivmm console NAME --history none`.
+    Console {
+        #[command(flatten)]
+        of: target::TargetArgs,
+        /// How much is shown of what was printed before: a number of lines, `all` or `none`
+        #[arg(long, value_name = "LINES", default_value = "all")]
+        history: console::History,
+        /// Look on only
+        #[arg(long)]
+        read_only: bool,
+        /// Take the typing over from whoever does now
+        #[arg(long, conflicts_with = "read_only")]
+        force: bool,
+    },
+    /// Print what a guest has printed on its console
+    ///
+    /// The last of it that is kept (1 MiB, restarts included), in lines without control characters. Of a VM that systemd
+    /// runs, older lines are in the journal: `journalctl -u minivmm@NAME`.
+    Logs {
+        #[command(flatten)]
+        of: target::TargetArgs,
+        /// Go on until the VM ends
+        #[arg(short, long)]
+        follow: bool,
+        /// The last lines only
+        #[arg(short = 'n', long, value_name = "LINES")]
+        lines: Option<usize>,
+    },
     /// Print what a shell needs to complete minivmm's words
     ///
     /// For bash: `source <(minivmm completions bash)` in ~/.bashrc, or the output as
@@ -262,6 +298,13 @@ pub fn main() -> ExitCode {
             arguments,
         } => ssh::ssh(of, user.as_deref(), arguments),
         Verb::Vsock { of, port } => vsock::vsock(of, *port),
+        Verb::Console {
+            of,
+            history,
+            read_only,
+            force,
+        } => console::console(of, *history, *read_only, *force),
+        Verb::Logs { of, follow, lines } => logs::logs(of, *follow, *lines),
         Verb::Check { json } => check::check(*json),
         Verb::Config {
             verb:

@@ -153,6 +153,11 @@ impl Connection {
         }
     }
 
+    /// The stream itself and what has come on it already, for another protocol; none if a reply lies there still.
+    pub fn into_stream(self) -> Option<(UnixStream, Vec<u8>)> {
+        self.output.is_empty().then_some((self.stream, self.input))
+    }
+
     /// Sends what is left to send; `false` when that is never.
     pub fn write(&mut self, now: Instant) -> bool {
         while !self.output.is_empty() {

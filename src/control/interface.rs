@@ -26,6 +26,35 @@ pub enum Call {
     GetStatus,
     /// The supervisor's loop is to do it.
     Wish(Wish),
+    /// The connection becomes the console.
+    AttachConsole(AttachParameters),
+    /// Lines of the console.
+    ReadConsole(ReadParameters),
+}
+
+/// Parameters of `AttachConsole`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachParameters {
+    /// Nothing is typed.
+    #[serde(default)]
+    pub read_only: bool,
+    /// Whoever types has to look on from now on.
+    #[serde(default)]
+    pub force: bool,
+    /// Lines that are shown of what was printed before: all that are there, if there is no number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<usize>,
+}
+
+/// Parameters of `ReadConsole`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadParameters {
+    /// The last lines, so many at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<usize>,
+    /// And those that follow, until the VM ends.
+    #[serde(default)]
+    pub follow: bool,
 }
 
 /// Parameters of `Stop`.
@@ -56,6 +85,14 @@ pub fn call(request: &Request<'_>) -> Call {
             Ok(parameters) => Call::Wish(Wish::Stop {
                 timeout: parameters.timeout_msec.map(Duration::from_millis),
             }),
+            Err(reply) => Call::Reply(*reply),
+        },
+        (NAME, "AttachConsole") => match parse(parameters) {
+            Ok(parameters) => Call::AttachConsole(parameters),
+            Err(reply) => Call::Reply(*reply),
+        },
+        (NAME, "ReadConsole") => match parse(parameters) {
+            Ok(parameters) => Call::ReadConsole(parameters),
             Err(reply) => Call::Reply(*reply),
         },
         (NAME, "Kill") => Call::Wish(Wish::Kill),

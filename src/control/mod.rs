@@ -6,6 +6,7 @@
 //! [`board`](crate::board).
 
 mod connection;
+mod console;
 pub mod interface;
 mod server;
 

@@ -22,10 +22,12 @@ use varlink::Reply;
 
 use super::{
     connection::{Connection, Step, Waits},
+    console,
     interface::{self, Call},
 };
 use crate::{
     board::Board,
+    console::Hub,
     requests::{Answer, Answers, Refusal, Request, Requests},
 };
 
@@ -40,12 +42,14 @@ const RETRY: Duration = Duration::from_millis(200);
 const STACK: usize = 256 << 10;
 
 /// What the thread works with.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Context {
     /// What the VM is doing.
     pub board: Arc<Board>,
     /// The way to the supervisor's loop.
     pub requests: Arc<Requests>,
+    /// What the guest prints and is typed to.
+    pub console: Hub,
 }
 
 /// The thread. Dropped, it ends, and with it all connections.
@@ -246,6 +250,20 @@ impl Server {
             };
             let reply = match interface::call(&request) {
                 Call::Reply(reply) => reply,
+                Call::AttachConsole(parameters) => {
+                    if let Some(connection) = self.connections.remove(&number) {
+                        let upgrade = request.upgrade == Some(true);
+                        console::attach(&self.context.console, connection, upgrade, parameters);
+                    }
+                    return;
+                }
+                Call::ReadConsole(parameters) if request.more == Some(true) => {
+                    if let Some(connection) = self.connections.remove(&number) {
+                        console::follow(&self.context.console, connection, parameters);
+                    }
+                    return;
+                }
+                Call::ReadConsole(parameters) => console::read(&self.context.console, parameters),
                 Call::GetStatus => {
                     Reply::parameters(Some(json!({ "status": self.context.board.status() })))
                 }

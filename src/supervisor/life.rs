@@ -15,8 +15,12 @@ use super::{
 };
 use crate::{
     board::{Board, State},
+    console::Hub,
     failure::Failure,
 };
+
+/// So many lines of a guest that panicked are in the log.
+const LAST_LINES: usize = 30;
 
 /// What all runs have in common.
 pub struct Life<'a> {
@@ -30,6 +34,8 @@ pub struct Life<'a> {
     pub board: &'a Board,
     /// Who is told how it goes.
     pub notify: &'a mut Notify,
+    /// What its guests print and are typed to.
+    pub console: &'a Hub,
     /// What its VMM processes log.
     pub log_level: &'a str,
 }
@@ -41,6 +47,7 @@ impl Life<'_> {
         let mut last: Option<End> = None;
         loop {
             let ended = self.run_once();
+            self.console.end_run();
             self.note_end(&ended);
             let (cause, ran, failure) = match ended {
                 Ok(None) => return Ok(stopped(last)),
@@ -70,6 +77,7 @@ impl Life<'_> {
                         status.detail = next.to_string();
                         status.restarts += 1;
                     });
+                    self.console.say(&next.to_string());
                     match count {
                         None => tracing::info!("{next}"),
                         Some(_) => tracing::warn!("{next}"),
@@ -96,14 +104,16 @@ impl Life<'_> {
 
     /// A run, or `None` if somebody wanted its end before it was started.
     fn run_once(&mut self) -> Result<Option<Over>, Broken> {
-        let Some(backends) = Backends::start(self.config, self.opened, self.signals, self.notify)?
+        let Some((backends, shares)) =
+            Backends::start(self.config, self.opened, self.signals, self.notify)?
         else {
             return Ok(None);
         };
+        let console = self.console.begin_run().map_err(Failure::vmm)?;
         let session = Session::start(
             self.config,
             self.opened,
-            backends,
+            (backends, shares, console),
             self.signals,
             self.board,
             self.notify,
@@ -112,8 +122,15 @@ impl Life<'_> {
         session.run().map(Some)
     }
 
-    /// Says on the board that a run is over.
+    /// Says on the board that a run is over, and in the log what a guest that panicked has said last.
     fn note_end(&self, ended: &Result<Option<Over>, Broken>) {
+        if let Ok(Some(over)) = ended
+            && over.outcome.end == End::Panic
+        {
+            for line in self.console.last_lines(LAST_LINES) {
+                tracing::error!("the guest's last lines: {line}");
+            }
+        }
         self.board.update(|status| {
             status.vmm_pid = None;
             status.running_usec = None;

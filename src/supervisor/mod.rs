@@ -33,11 +33,12 @@ pub use opened::{Checked, Opened, virtiofsd};
 pub use outcome::Outcome;
 pub use shares::ids_notice;
 
-use minivmm_vmm::one_line;
+use minivmm_vmm::{VmConfig, one_line};
 
 use crate::{
     board::Board,
     config_file::ConfigFile,
+    console::Hub,
     control::{Context, Control},
     dumps,
     failure::Failure,
@@ -47,6 +48,7 @@ use crate::{
 use life::Life;
 use notify::Notify;
 use signals::Signals;
+use taps::Inherited;
 
 /// Runs the VM of `file` until it ends for good.
 pub fn run(file: &ConfigFile, log_level: &str) -> Result<Outcome, Failure> {
@@ -69,16 +71,46 @@ fn run_told(file: &ConfigFile, log_level: &str, notify: &mut Notify) -> Result<O
     let mut signals = Signals::new(requests.clone())?;
     let board = Arc::new(Board::new(config, &file.path, &file.text));
     let mut runtime_dir = RuntimeDir::take(&config.name, config.control.socket.as_deref())?;
+    let console =
+        Hub::start().map_err(|error| Failure::vmm(format!("cannot serve the console: {error}")))?;
     // Dropped before the directory, so that who finds no socket finds no VM.
     let _control = Control::start(
         runtime_dir.listen()?,
         Context {
             board: board.clone(),
             requests: requests.clone(),
+            console: console.hub().clone(),
         },
     )
     .map_err(|error| Failure::vmm(format!("cannot serve the control socket: {error}")))?;
-    let opened = Opened::open(config, inherited, &runtime_dir)?;
+    let opened = open(config, inherited, &runtime_dir, &board);
+    let done = opened.and_then(|opened| {
+        let life = Life {
+            config,
+            opened: &opened,
+            signals: &mut signals,
+            board: &board,
+            notify,
+            console: console.hub(),
+            log_level,
+        };
+        live(life, &requests)
+    });
+    console.finish(&match &done {
+        Ok(outcome) => format!("the VM has ended: {outcome}"),
+        Err(failure) => format!("the VM has ended: {failure}"),
+    });
+    done
+}
+
+/// Opens what all runs work on.
+fn open(
+    config: &VmConfig,
+    inherited: Inherited,
+    runtime_dir: &RuntimeDir,
+    board: &Board,
+) -> Result<Opened, Failure> {
+    let opened = Opened::open(config, inherited, runtime_dir)?;
     let vsock = (config.vsock().zip(opened.streams.as_ref()))
         .map(|(vsock, streams)| streams.status(&vsock));
     board.update(|status| status.vsock = vsock);
@@ -87,14 +119,12 @@ fn run_told(file: &ConfigFile, log_level: &str, notify: &mut Notify) -> Result<O
             tracing::info!(share = %share.tag, "{notice}");
         }
     }
-    let life = Life {
-        config,
-        opened: &opened,
-        signals: &mut signals,
-        board: &board,
-        notify,
-        log_level,
-    };
+    Ok(opened)
+}
+
+/// Lives, and tells those who wait for the end.
+fn live(life: Life<'_>, requests: &Requests) -> Result<Outcome, Failure> {
+    let config = life.config;
     let ended = life.live();
     requests.ended(&match &ended {
         Ok(outcome) => Ended {

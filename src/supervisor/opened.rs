@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -35,8 +34,6 @@ pub struct Opened {
     pub initrd: Option<File>,
     /// `/dev/urandom`.
     pub entropy: File,
-    /// Where the guest's console goes: standard output.
-    pub console: OwnedFd,
     /// The credentials.
     pub credentials: Credentials,
     /// A tap for each interface.
@@ -65,16 +62,11 @@ impl Opened {
         let taps = taps::open(config, inherited)?;
         let entropy = File::open("/dev/urandom")
             .map_err(|error| Failure::host(format!("/dev/urandom: {error}")))?;
-        let console = io::stdout()
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|error| Failure::host(format!("standard output: {error}")))?;
         Ok(Self {
             kvm: kvm::open().map_err(Failure::host)?,
             kernel,
             initrd,
             entropy,
-            console,
             credentials,
             taps,
             streams: Streams::open(config, runtime_dir.path())?,

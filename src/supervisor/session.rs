@@ -16,7 +16,10 @@ mod streams;
 
 use std::{
     io::ErrorKind,
-    os::{fd::AsFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     time::{Duration, Instant},
 };
 
@@ -112,7 +115,7 @@ impl<'a> Session<'a> {
     pub fn start(
         config: &'a VmConfig,
         opened: &'a Opened,
-        (backends, shares): (Backends, Vec<UnixStream>),
+        (backends, shares, console): (Backends, Vec<UnixStream>, OwnedFd),
         signals: &'a mut Signals,
         board: &'a Board,
         notify: &'a mut Notify,
@@ -121,7 +124,7 @@ impl<'a> Session<'a> {
         notify.vmm_starts(Instant::now());
         let (channel, theirs) = Channel::pair().map_err(Failure::vmm)?;
         let vmm = spawn::spawn(theirs, log_level).map_err(|error| spawn::failure(&error))?;
-        match start_message::send(&channel, config, opened, &shares) {
+        match start_message::send(&channel, config, opened, console.as_fd(), &shares) {
             Ok(()) => {}
             // The process ended before it took the message; why is found by `run`.
             Err(error)

@@ -18,6 +18,7 @@ pub fn send(
     channel: &Channel,
     config: &VmConfig,
     opened: &Opened,
+    console: BorrowedFd<'_>,
     shares: &[UnixStream],
 ) -> io::Result<()> {
     let config = send_config(config)?;
@@ -33,7 +34,7 @@ pub fn send(
         opened.kvm.as_fd(),
         opened.kernel.as_fd(),
         opened.entropy.as_fd(),
-        opened.console.as_fd(),
+        console,
     ];
     if let Some(initrd) = &opened.initrd {
         roles.push(Role::Initrd);

@@ -10,6 +10,7 @@ mod backend_lost;
 mod boot;
 mod budgets;
 mod clock;
+mod console;
 mod control;
 mod credentials;
 mod debian;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         boot::TESTS,
         budgets::TESTS,
         clock::TESTS,
+        console::TESTS,
         control::TESTS,
         credentials::TESTS,
         debian::TESTS,

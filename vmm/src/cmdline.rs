@@ -1,11 +1,21 @@
 //! The kernel command line: what the machine needs, what the guest is told, what the user adds.
 
-use crate::config::{Interface, Ready, Share, VmConfig};
+use crate::config::{ConsoleDevice, Interface, Ready, Share, VmConfig};
 
-/// What every guest gets: the console that exists, no probing for serial ports that do not, a restart at
-/// once after a panic, because a service that stands still is the worst end, and the ACPI reset register
-/// as the way to restart: with hardware-reduced ACPI, Linux would take EFI, which is not here.
-const MACHINE: &str = "console=ttyS0 8250.nr_uarts=1 panic=-1 reboot=acpi";
+/// What every guest gets: no probing for serial ports that do not exist, a restart at once after a panic, because a
+/// service that stands still is the worst end, and the ACPI reset register as the way to restart: with
+/// hardware-reduced ACPI, Linux would take EFI, which is not here.
+const MACHINE: &str = "8250.nr_uarts=1 panic=-1 reboot=acpi";
+
+/// The consoles. Linux prints on all of them, and /dev/console is the last one that has a driver. Every byte on the
+/// serial port leaves the guest, so where it is not the only one the kernel prints on it what is important alone; a
+/// panic always is.
+fn consoles(device: ConsoleDevice) -> &'static str {
+    match device {
+        ConsoleDevice::Serial => "console=ttyS0",
+        ConsoleDevice::Hvc0 | ConsoleDevice::Both => "console=ttyS0 console=hvc0 loglevel=4",
+    }
+}
 
 /// Tells systemd where to say that it is ready (systemd.system-credentials(7), `vmm.notify_socket`): the host's CID, and
 /// the port on which minivmm listens.
@@ -15,7 +25,10 @@ const NOTIFY: &str = "systemd.set_credential=vmm.notify_socket:vsock-stream:2:88
 ///
 /// The user's words come last: where a word stands twice, Linux takes the last one.
 pub fn build(config: &VmConfig) -> String {
-    let mut words = vec![MACHINE.to_owned()];
+    let mut words = vec![
+        consoles(config.console.device).to_owned(),
+        MACHINE.to_owned(),
+    ];
     words.extend(config.interfaces.iter().filter_map(|i| ip(&config.name, i)));
     words.extend(config.shares.iter().filter_map(mount_extra));
     if config.lifecycle.ready == Ready::Guest {
@@ -86,7 +99,7 @@ mod tests {
         .unwrap();
         assert_eq!(
             build(&config),
-            "console=ttyS0 8250.nr_uarts=1 panic=-1 reboot=acpi \
+            "console=ttyS0 console=hvc0 loglevel=4 8250.nr_uarts=1 panic=-1 reboot=acpi \
              ip=10.0.0.2::10.0.0.1:255.255.255.0:dns::off:10.0.0.1:9.9.9.9 \
              systemd.mount-extra=d:/data:virtiofs quiet panic=5"
         );
@@ -99,6 +112,13 @@ mod tests {
         );
         let line = build(&config.unwrap());
         assert!(line.ends_with(NOTIFY), "{line}");
+    }
+
+    #[test]
+    fn a_guest_with_the_serial_port_alone_prints_everything_there() {
+        let config = "name = \"a\"\n[kernel]\npath = \"k\"\n[console]\ndevice = \"serial\"\n";
+        let words = build(&VmConfig::from_toml(config).unwrap());
+        assert_eq!(words, "console=ttyS0 8250.nr_uarts=1 panic=-1 reboot=acpi");
     }
 
     #[test]

@@ -8,9 +8,11 @@ use std::{
     time::Duration,
 };
 
-use minivmm_devices::legacy::ConsoleSink;
+use minivmm_devices::console::{ConsoleSink, Merge, Output};
 use rustix::event::{PollFd, PollFlags, poll};
 
+/// How long the beginning of a message of the kernel is held back until the rest of it comes.
+const HELD: Duration = Duration::from_millis(500);
 /// How long output is gathered: too short for a person to see.
 const TOGETHER: Duration = Duration::from_millis(3);
 
@@ -47,28 +49,42 @@ pub struct Console {
 }
 
 impl Console {
-    /// Writes what comes out of `sink` to `output` until the sink is closed. An output that blocks holds up
-    /// this thread alone; the sink then drops its oldest bytes.
-    pub fn spawn(sink: ConsoleSink, mut output: Box<dyn Write + Send>) -> io::Result<Self> {
+    /// Writes what comes out of `sink` to `output` until the sink is closed; `merge` says what of two consoles. An
+    /// output that blocks holds up this thread alone; the sink then drops its oldest bytes.
+    pub fn spawn(
+        sink: ConsoleSink,
+        mut merge: Merge,
+        mut output: Box<dyn Write + Send>,
+    ) -> io::Result<Self> {
         let (sender, ended) = mpsc::channel();
         thread::Builder::new()
             .name("console".to_owned())
             .spawn(move || {
                 let _sender: mpsc::Sender<()> = sender;
-                let mut bytes = Vec::new();
+                let (mut taken, mut text) = (Output::default(), Vec::new());
                 let mut broken = false;
-                while sink.wait(&mut bytes) {
-                    if broken {
-                        continue;
+                loop {
+                    let goes_on = sink.wait(merge.holds().then_some(HELD), &mut taken);
+                    if taken.bytes().is_empty() {
+                        merge.flush(&mut text);
                     }
-                    let written = output.write_all(&bytes).and_then(|()| output.flush());
-                    // A serial port's bytes come one by one: those of this time go together, and the vCPU
-                    // that sends them wakes nobody meanwhile.
-                    thread::sleep(TOGETHER);
-                    if let Err(error) = written {
+                    for (origin, piece) in taken.pieces() {
+                        merge.push(origin, piece, &mut text);
+                    }
+                    if !text.is_empty()
+                        && !broken
+                        && let Err(error) = output.write_all(&text).and_then(|()| output.flush())
+                    {
                         tracing::warn!("the console's output is lost from here on: {error}");
                         broken = true;
                     }
+                    text.clear();
+                    if !goes_on {
+                        break;
+                    }
+                    // A serial port's bytes come one by one: those of this time go together, and the vCPU
+                    // that sends them wakes nobody meanwhile.
+                    thread::sleep(TOGETHER);
                 }
             })?;
         Ok(Self { ended })
@@ -87,19 +103,37 @@ impl Console {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use minivmm_devices::console::Origin;
+
     use super::*;
 
     #[test]
     fn what_is_written_last_is_taken_before_the_end() {
         let (mut reader, writer) = io::pipe().unwrap();
         let sink = ConsoleSink::new().unwrap();
-        let console = Console::spawn(sink.clone(), Box::new(writer)).unwrap();
-        sink.push(b"last words");
+        let console = Console::spawn(sink.clone(), Merge::once(), Box::new(writer)).unwrap();
+        sink.push(Origin::Serial, b"last words");
         sink.close();
         let mut text = String::new();
         io::Read::read_to_string(&mut reader, &mut text).unwrap();
         assert_eq!(text, "last words");
         assert!(console.wait(Duration::from_secs(20)).is_ok());
+    }
+
+    #[test]
+    fn what_was_held_back_comes_when_nothing_follows() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let sink = ConsoleSink::new().unwrap();
+        let _console = Console::spawn(sink.clone(), Merge::once(), Box::new(writer)).unwrap();
+        sink.push(Origin::Serial, b"[   12");
+        let mut text = [0; 6];
+        io::Read::read_exact(&mut reader, &mut text).unwrap();
+        assert_eq!(&text, b"[   12");
+        sink.push(Origin::Virtio, b"[    1.000000] end");
+        sink.close();
+        let mut text = String::new();
+        io::Read::read_to_string(&mut reader, &mut text).unwrap();
+        assert_eq!(text, "[    1.000000] end");
     }
 
     #[test]
@@ -122,9 +156,9 @@ mod tests {
     fn a_reader_that_takes_nothing_does_not_hold_up_the_end() {
         let (_reader, writer) = io::pipe().unwrap();
         let sink = ConsoleSink::new().unwrap();
-        let console = Console::spawn(sink.clone(), Box::new(writer)).unwrap();
+        let console = Console::spawn(sink.clone(), Merge::once(), Box::new(writer)).unwrap();
         // More than a pipe holds.
-        sink.push(&[0; 128 * 1024]);
+        sink.push(Origin::Serial, &[0; 128 * 1024]);
         sink.close();
         assert!(console.wait(Duration::from_millis(50)).is_err());
     }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use minivmm_devices::legacy::{ConsoleSink, Panic};
+use minivmm_devices::{console::ConsoleSink, legacy::Panic};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -203,6 +203,7 @@ impl AsFd for EndReport {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use minivmm_devices::console::Origin::Serial;
     use rustix::event::{PollFd, PollFlags, poll};
 
     use super::*;
@@ -234,7 +235,7 @@ mod tests {
     fn a_reset_and_a_triple_fault_after_a_panic_are_the_panics() {
         for end in [End::Reset, End::TripleFault] {
             let (printed, console) = report();
-            console.push(b"Kernel panic - not syncing: Oops\n");
+            console.push(Serial, b"Kernel panic - not syncing: Oops\n");
             assert_eq!(printed.get(), None);
             printed.report(end.clone());
             assert_eq!(printed.get(), Some(End::Panic));
@@ -252,7 +253,7 @@ mod tests {
     fn other_ends_after_a_panics_words_are_what_they_are() {
         for end in [End::PowerOff, End::Killed] {
             let (report, console) = report();
-            console.push(b"the last boot said: Kernel panic - not syncing\n");
+            console.push(Serial, b"the last boot said: Kernel panic - not syncing\n");
             report.report(end.clone());
             assert_eq!(report.get(), Some(end));
         }
@@ -264,7 +265,7 @@ mod tests {
         let start = Instant::now();
         report.panicked(Panic::Final);
         assert_eq!(report.get(), None);
-        console.push(b"Kernel Offset: 0x1000000\n");
+        console.push(Serial, b"Kernel Offset: 0x1000000\n");
         assert!(tells(&report, 20 * SILENCE));
         // It has printed since, and so it is waited for again.
         assert_eq!(report.get(), None);
@@ -281,7 +282,7 @@ mod tests {
         let start = Instant::now();
         let mut seconds = 0..;
         let ended = seconds.find(|seconds| {
-            console.push(b"still here\n");
+            console.push(Serial, b"still here\n");
             report.at(start + Duration::from_secs(*seconds)).is_some()
         });
         assert_eq!(ended, Some(LAST_WORDS.as_secs()));

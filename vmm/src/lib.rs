@@ -19,6 +19,7 @@ pub mod check;
 pub mod cmdline;
 pub mod config;
 mod console;
+mod console_input;
 pub mod end;
 mod error;
 mod gate;
@@ -34,7 +35,7 @@ mod vcpu;
 pub mod vm;
 
 pub use config::VmConfig;
-pub use console::WaitingWriter;
+pub use console::{Console as ConsoleThread, WaitingWriter};
 pub use end::End;
 pub use error::{Blame, Error, boot_key};
 pub use gate::Progress;

@@ -17,10 +17,11 @@ use minivmm_boot::{Credential, Payload};
 use minivmm_devices::{
     GuestMemory,
     bus::Bus,
+    console::{ConsoleInput, ConsoleSink, Merge},
     hypervisor::{Gsi, Hypervisor},
-    legacy::{AcpiRegisters, ConsoleSink, GuestEnd, I8042, Panic, PvPanic, Rtc, Serial},
+    legacy::{AcpiRegisters, GuestEnd, I8042, Panic, PvPanic, Rtc, Serial},
     pci::{MmioWindow, PciBus, Slot},
-    virtio::{VirtioDevice, pci::VirtioPci, rng::Rng},
+    virtio::{Console, VirtioDevice, pci::VirtioPci, rng::Rng},
 };
 use minivmm_fs::{FsDevice, Tag};
 use minivmm_net::{NetDevice, NetOptions, Tap};
@@ -29,7 +30,8 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::{
     cmdline,
-    config::VmConfig,
+    config::{ConsoleDevice, VmConfig},
+    console_input::Typed,
     end::{End, EndReport},
     error::Error,
     gate::Gate,
@@ -69,6 +71,8 @@ pub struct Resources {
     /// Takes what the guest writes to its console. May block: it is written to by a thread of its own. What may turn out
     /// to be non-blocking belongs into a [`WaitingWriter`](crate::WaitingWriter).
     pub console: Box<dyn Write + Send>,
+    /// What is typed to the guest: read by a thread of its own, as fast as the guest takes it, until its end.
+    pub console_input: Option<OwnedFd>,
 }
 
 /// What a socket device works on. It opens nothing itself, so others connect for it.
@@ -99,8 +103,12 @@ pub struct Machine {
     pub power_button: EventFd,
     /// What the guest wrote to its console.
     pub console: ConsoleSink,
+    /// What is done with it.
+    pub merge: Merge,
     /// Where that goes.
     pub output: Box<dyn Write + Send>,
+    /// What is typed to the guest.
+    pub typed: Option<Typed>,
 }
 
 impl Machine {
@@ -118,6 +126,7 @@ impl Machine {
             vsock,
             on_share_lost,
             console: output,
+            console_input,
         } = resources;
         let queues = taps.iter().map(Tap::queue_count);
         if !queues.eq(config.interfaces.iter().map(|i| i.pairs()))
@@ -155,6 +164,11 @@ impl Machine {
         let vm = kvm::create_vm(&kvm, &memory)?;
         let interrupts = Arc::new(Interrupts::new(vm.clone()).map_err(Error::Interrupts)?);
         let console = ConsoleSink::new().map_err(Error::EventFd)?;
+        let input = ConsoleInput::new().map_err(Error::EventFd)?;
+        let drained = event()?;
+        let serial = Serial::new(pin(&interrupts, layout::COM1_GSI)?, console.clone())
+            .signal_drained(drained.try_clone().map_err(Error::EventFd)?);
+        let serial = Arc::new(serial);
         let end = EndReport::new(console.clone()).map_err(Error::EventFd)?;
         let end = Arc::new(end);
 
@@ -162,16 +176,20 @@ impl Machine {
             base: layout::PCI_MMIO.base,
             size: layout::PCI_MMIO.size,
         });
-        let virtio = VirtioDevices {
+        let mut virtio = VirtioDevices {
             memory: &memory,
             interrupts: &interrupts,
             pci: &pci,
             devices: Vec::new(),
         };
         let on_share_lost = while_running(on_share_lost, &end);
+        if config.console.device.has_virtio() {
+            let device = Console::new(console.clone(), input.clone());
+            virtio.add("console", crate::slots::CONSOLE, Box::new(device))?;
+        }
         let devices = virtio.add_all(config, entropy, vsock, taps, shares, &on_share_lost)?;
         let buses = Buses {
-            ports: ports(&pci, &interrupts, &end, &console)?,
+            ports: ports(&pci, &end, serial.clone())?,
             mmio: mmio(&pci)?,
         };
         let power_button = pin(&interrupts, layout::GED_GSI)?;
@@ -201,7 +219,17 @@ impl Machine {
             devices,
             power_button,
             console,
+            merge: match config.console.device {
+                ConsoleDevice::Hvc0 => Merge::once(),
+                ConsoleDevice::Serial | ConsoleDevice::Both => Merge::all(),
+            },
             output,
+            typed: console_input.map(|from| Typed {
+                from,
+                input,
+                serial,
+                drained,
+            }),
         })
     }
 }
@@ -279,12 +307,7 @@ fn while_running(told: OnShareLost, end: &Arc<EndReport>) -> OnShareLost {
 }
 
 /// Port I/O: COM1, the clock, the reset lines, pvpanic, ACPI's registers and PCI's configuration ports.
-fn ports(
-    pci: &PciBus,
-    interrupts: &Interrupts,
-    end: &Arc<EndReport>,
-    console: &ConsoleSink,
-) -> Result<Bus, Error> {
+fn ports(pci: &PciBus, end: &Arc<EndReport>, serial: Arc<Serial>) -> Result<Bus, Error> {
     let guest_end: Arc<dyn Fn(GuestEnd) + Send + Sync> = {
         let end = end.clone();
         Arc::new(move |how| {
@@ -298,10 +321,9 @@ fn ports(
         let end = end.clone();
         Arc::new(move |panic| end.panicked(panic))
     };
-    let serial = Serial::new(pin(interrupts, layout::COM1_GSI)?, console.clone());
     let mut bus = Bus::default();
     let (port, count) = layout::COM1;
-    bus.insert(port.into(), count, Arc::new(serial))?;
+    bus.insert(port.into(), count, serial)?;
     let (port, count) = layout::I8042;
     bus.insert(port.into(), count, Arc::new(I8042::new(guest_end.clone())))?;
     let (port, count) = layout::ACPI_REGISTERS;
@@ -325,9 +347,13 @@ fn mmio(pci: &PciBus) -> Result<Bus, Error> {
 
 /// An eventfd whose writes are edges on a pin of the I/O APIC.
 fn pin(interrupts: &Interrupts, gsi: Gsi) -> Result<EventFd, Error> {
-    let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(Error::EventFd)?;
+    let event = event()?;
     interrupts
         .connect_pin(gsi, &event)
         .map_err(Error::Interrupts)?;
     Ok(event)
+}
+
+fn event() -> Result<EventFd, Error> {
+    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(Error::EventFd)
 }

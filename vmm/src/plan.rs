@@ -60,6 +60,8 @@ pub enum Kind {
     HostBridge,
     /// The entropy device.
     Rng,
+    /// The console.
+    Console,
     /// The socket device.
     Vsock(Vsock),
     /// A network interface.
@@ -74,6 +76,7 @@ impl Kind {
         match self {
             Self::HostBridge => "host-bridge",
             Self::Rng => "rng",
+            Self::Console => "console",
             Self::Vsock(_) => "vsock",
             Self::Net(_) => "net",
             Self::Fs(_) => "fs",
@@ -92,6 +95,9 @@ impl Plan {
             kind,
         };
         let mut devices = vec![device(0, Kind::HostBridge), device(slots::RNG, Kind::Rng)];
+        if config.console.device.has_virtio() {
+            devices.push(device(slots::CONSOLE, Kind::Console));
+        }
         devices.extend(config.vsock().map(|v| device(slots::VSOCK, Kind::Vsock(v))));
         let interfaces = slots.interfaces.iter().zip(&config.interfaces);
         devices.extend(interfaces.map(|(slot, i)| device(*slot, Kind::Net(i.clone()))));
@@ -148,6 +154,7 @@ mod tests {
             [
                 ("00:00.0", "host-bridge"),
                 ("00:01.0", "rng"),
+                ("00:02.0", "console"),
                 ("00:0e.0", "fs"),
                 ("00:1f.0", "net")
             ]
@@ -160,8 +167,8 @@ mod tests {
         for (device, kind) in plan.devices.iter().zip(json["devices"].as_array().unwrap()) {
             assert_eq!(kind["kind"], device.kind.name());
         }
-        assert_eq!(json["devices"][3]["address"], "00:1f.0");
-        let net = &json["devices"][3]["config"];
+        assert_eq!(json["devices"][4]["address"], "00:1f.0");
+        let net = &json["devices"][4]["config"];
         assert_eq!(net["mac"], "02:00:00:00:00:01");
         assert_eq!(net["address"], "10.0.0.2/8");
     }

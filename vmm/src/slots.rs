@@ -5,6 +5,8 @@ use crate::config::VmConfig;
 
 /// The entropy device.
 pub const RNG: u8 = 1;
+/// The console.
+pub const CONSOLE: u8 = 2;
 /// The socket device.
 pub const VSOCK: u8 = 4;
 /// First slot of the network interfaces, 6 to 13.
@@ -54,6 +56,9 @@ impl Slots {
     /// The slots of a configuration: by kind and order, or as a device's `slot` says.
     pub fn assign(config: &VmConfig) -> Result<Self, Error> {
         let mut taken = vec![(RNG, "the entropy device".to_owned())];
+        if config.console.device.has_virtio() {
+            taken.push((CONSOLE, "the console".to_owned()));
+        }
         if config.needs_vsock() {
             taken.push((VSOCK, "the socket device".to_owned()));
         }
@@ -126,6 +131,10 @@ mod tests {
         assert_eq!(slots("", "slot = 6").unwrap_err(), taken);
         let rng = "interfaces.slot: interface `t0`: slot 1 is taken by the entropy device";
         assert_eq!(slots("slot = 1", "").unwrap_err(), rng);
+        let console = "interfaces.slot: interface `t0`: slot 2 is taken by the console";
+        assert_eq!(slots("slot = 2", "").unwrap_err(), console);
+        let without = "slot = 2\n[console]\ndevice = \"serial\"";
+        assert_eq!(slots(without, "").unwrap().interfaces, [2]);
         // A slot of a device that is not there is free.
         assert_eq!(slots("slot = 4", "").unwrap().interfaces, [4]);
         let vsock = "interfaces.slot: interface `t0`: slot 4 is taken by the socket device";

@@ -6,13 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use minivmm_devices::{legacy::ConsoleSink, virtio::pci::VirtioPci};
+use minivmm_devices::{console::ConsoleSink, virtio::pci::VirtioPci};
 use rustix::event::{PollFd, PollFlags, poll};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::{
     config::VmConfig,
     console::Console,
+    console_input::InputThread,
     end::{End, EndReport},
     error::Error,
     gate::Progress,
@@ -46,12 +47,17 @@ impl Vm {
             devices,
             power_button,
             console: sink,
+            merge,
             output,
+            typed,
         } = self.machine;
-        let console = Console::spawn(sink.clone(), output).map_err(|source| Error::Thread {
-            name: "console".to_owned(),
-            source,
-        })?;
+        let failed = |name: &str| {
+            let name = name.to_owned();
+            move |source| Error::Thread { name, source }
+        };
+        let console = Console::spawn(sink.clone(), merge, output).map_err(failed("console"))?;
+        let input = typed.map(InputThread::spawn).transpose();
+        let input = input.map_err(failed("console-input"))?;
         let mut handle = Handle {
             vcpus: Vec::with_capacity(vcpus.len()),
             shared,
@@ -59,6 +65,7 @@ impl Vm {
             power_button,
             sink,
             console,
+            input,
             torn_down: false,
         };
         for (id, vcpu) in (0..).zip(vcpus) {
@@ -81,6 +88,7 @@ pub struct Handle {
     power_button: EventFd,
     sink: ConsoleSink,
     console: Console,
+    input: Option<InputThread>,
     torn_down: bool,
 }
 
@@ -177,6 +185,7 @@ impl Handle {
                 tracing::error!("{error}");
             }
         }
+        self.input = None;
         self.sink.close();
         if self.console.wait(CONSOLE_DEADLINE).is_err() {
             // A reader that takes nothing does not hold up the end; the thread goes with the process.

@@ -1,7 +1,6 @@
 //! The devices of a PC that an operating system expects before it knows PCI.
 //!
 //! * [`serial`]: a 16550 as console
-//! * [`console`]: the bounded ring into which the console's output goes
 //! * [`i8042`]: the keyboard controller's reset line
 //! * [`rtc`]: the CMOS real-time clock, which shows the host's time
 //! * [`pvpanic`]: how a guest says that its kernel has panicked
@@ -10,15 +9,12 @@
 use std::sync::Arc;
 
 pub mod acpi;
-pub mod console;
 pub mod i8042;
-mod panic_text;
 pub mod pvpanic;
 pub mod rtc;
 pub mod serial;
 
 pub use acpi::AcpiRegisters;
-pub use console::ConsoleSink;
 pub use i8042::I8042;
 pub use pvpanic::{Panic, PvPanic};
 pub use rtc::Rtc;

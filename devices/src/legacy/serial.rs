@@ -8,8 +8,7 @@ use std::{
 use vm_superio::{Trigger, serial::NoEvents};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::ConsoleSink;
-use crate::bus::BusDevice;
+use crate::{bus::BusDevice, console::ConsoleSink};
 
 /// Ports taken.
 pub const SIZE: u64 = 8;
@@ -123,6 +122,7 @@ mod tests {
     use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
     use super::*;
+    use crate::console::Output;
 
     const DATA: u64 = 0;
     const INTERRUPT_ENABLE: u64 = 1;
@@ -165,9 +165,9 @@ mod tests {
         assert_eq!(read(&f.serial, 2) & 0xf, 2);
         f.serial.write(DATA, b"b");
         f.interrupt.read().unwrap();
-        let mut bytes = Vec::new();
-        f.output.take(&mut bytes);
-        assert_eq!(bytes, b"ab");
+        let mut output = Output::default();
+        f.output.take(&mut output);
+        assert_eq!(output.bytes(), b"ab");
     }
 
     #[test]
@@ -216,8 +216,8 @@ mod tests {
         let mut data = [0; 2];
         f.serial.read(DATA, &mut data);
         assert_eq!(data, [0xff; 2]);
-        let mut bytes = Vec::new();
-        f.output.take(&mut bytes);
-        assert_eq!(bytes, b"");
+        let mut output = Output::default();
+        f.output.take(&mut output);
+        assert_eq!(output.bytes(), b"");
     }
 }

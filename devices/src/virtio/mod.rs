@@ -5,8 +5,10 @@
 //! * [`worker`]: the thread on which an activated device runs
 //! * [`pci`]: registers, negotiation and reset of a device on PCI
 //! * [`rng`]: the entropy device
+//! * [`console`]: the console
 //! * [`queue`]: taking buffers out of a virtqueue whose driver is not trusted
 
+pub mod console;
 pub mod device;
 pub mod interrupt;
 pub mod pci;
@@ -14,6 +16,7 @@ pub mod queue;
 pub mod rng;
 pub mod worker;
 
+pub use console::Console;
 pub use device::{Activation, ActiveQueue, ConfigSpace, DeviceType, StaticConfig, VirtioDevice};
 pub use interrupt::{DeviceInterrupt, DeviceStatus, QueueInterrupt};
 pub use pci::VirtioPci;

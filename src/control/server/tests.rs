@@ -37,6 +37,7 @@ impl Served {
         let context = Context {
             board: Arc::new(Board::new(&config, "a.toml".as_ref(), "")),
             requests: requests.clone(),
+            console: Hub::start().unwrap().hub().clone(),
         };
         let _control = Control::start(listener, context).unwrap();
         Self {

@@ -5,6 +5,7 @@
 //! configuration, so a value built in code is held to the same limits. [`line_about`] finds the line of what
 //! is said of a key later.
 
+mod console;
 mod credential;
 mod document;
 mod duration;
@@ -24,6 +25,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use console::{Console, ConsoleDevice};
 pub use credential::Credential;
 pub use lifecycle::{AfterEnd, ExitStatus, Lifecycle, Ready};
 pub use limits::Limits;
@@ -79,6 +81,9 @@ pub struct VmConfig {
     /// Streams between the guest and the host. Without this section there is no such device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vsock: Option<Vsock>,
+    /// The guest's console.
+    #[serde(default)]
+    pub console: Console,
     /// How the VM ends, and what follows.
     #[serde(default)]
     pub lifecycle: Lifecycle,
