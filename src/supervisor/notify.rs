@@ -110,6 +110,9 @@ impl Notify {
         } else if let Some(patience) = self.readiness.patience() {
             let extend = self.extend(patience.saturating_add(self.stop_timeout));
             self.send(&format!("STATUS=the guest's kernel is booting\n{extend}"));
+        } else {
+            // After a restart in place.
+            self.status("the guest runs again");
         }
         ready
     }

@@ -233,12 +233,13 @@ impl<'a> Session<'a> {
         let before = std::mem::replace(&mut self.intent, Intent::Stop);
         if before == Intent::Stop || !self.stop.has_begun() {
             self.stop.asked(Instant::now());
-            let how = match self.stop.is_killing() {
-                true => "ending the VM at once",
-                false => "asking the guest to shut down",
-            };
-            self.notify.stopping(how, None);
         }
+        // It may have begun for a reboot, of which the service manager was told nothing.
+        let how = match self.stop.is_killing() {
+            true => "ending the VM at once",
+            false => "asking the guest to shut down",
+        };
+        self.notify.stopping(how, None);
     }
 
     /// Does what is due for the service manager, and says when to look again.

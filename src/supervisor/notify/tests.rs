@@ -47,7 +47,8 @@ fn by_vcpus_readiness_is_said_once_and_a_restart_in_place_keeps_it() {
             manager.take(),
             [
                 vec!["STATUS=starting MAINPID=1"],
-                vec!["READY=1", "STATUS=the guest runs"]
+                vec!["READY=1", "STATUS=the guest runs"],
+                vec!["STATUS=the guest runs again"]
             ]
         );
     });

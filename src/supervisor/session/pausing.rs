@@ -92,6 +92,7 @@ impl Session<'_> {
         }
         self.pausing.state = to;
         self.pausing.waiting.drain(..).for_each(Answer::done);
+        self.notify.status(said);
         tracing::info!("{said}");
     }
 }

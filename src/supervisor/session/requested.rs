@@ -56,6 +56,7 @@ impl Session<'_> {
             true => self.stop.force(Force::Order),
             false => self.stop.shut_down(Instant::now(), None),
         }
+        self.notify.status("rebooting");
         Ok(())
     }
 
