@@ -22,6 +22,8 @@ pub mod code {
     pub const KILLED: u8 = 13;
     /// A back end was lost.
     pub const BACKEND_LOST: u8 = 14;
+    /// The guest's watchdog has run out.
+    pub const WATCHDOG: u8 = 15;
     /// The guest did not say that it is ready.
     pub const NOT_READY: u8 = 16;
     /// The host is not able.

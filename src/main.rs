@@ -10,6 +10,7 @@
 //! * [`failure`], [`log`]: exit codes and errors, and the log, of both
 //! * [`secrets`]: credentials on their way from one to the other; [`dumps`]: no core dumps
 //! * [`units`]: the systemd units that minivmm brings along
+//! * [`metrics`]: what a VM has done, as OpenMetrics text
 //! * [`machine_id`]: what tells this host from others
 //! * [`regular_file`]: files that somebody names
 
@@ -23,6 +24,7 @@ mod dumps;
 mod failure;
 mod log;
 mod machine_id;
+mod metrics;
 mod protocol;
 mod regular_file;
 mod requests;

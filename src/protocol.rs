@@ -12,7 +12,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
-use minivmm_vmm::{Blame, End, VmConfig};
+use minivmm_vmm::{Blame, End, Metrics, VmConfig};
 use rustix::{
     fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
     net::{
@@ -64,6 +64,8 @@ pub enum ToVmm {
     Start {
         /// What the descriptors are.
         roles: Vec<Role>,
+        /// Whether the last run was ended by the guest's watchdog.
+        after_watchdog: bool,
     },
     /// Press the power button.
     PowerButton,
@@ -85,6 +87,11 @@ pub enum ToVmm {
     Resume,
     /// Say that every vCPU thread and the VMM's main loop turn; answered by [`FromVmm::Pong`].
     Ping {
+        /// Comes back with the answer.
+        id: u64,
+    },
+    /// Say what has been counted; answered by [`FromVmm::Metrics`].
+    Metrics {
         /// Comes back with the answer.
         id: u64,
     },
@@ -122,6 +129,13 @@ pub enum FromVmm {
         id: u64,
         /// The port.
         port: u32,
+    },
+    /// What has been counted.
+    Metrics {
+        /// The question's.
+        id: u64,
+        /// The numbers.
+        metrics: Metrics,
     },
     /// The guest has said something about itself (sd_notify(3)): one message, as it came. It is not to be trusted.
     Notify {

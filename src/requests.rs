@@ -37,6 +37,8 @@ pub enum Wish {
         /// At once, without the guest's doing.
         force: bool,
     },
+    /// What has been counted, as OpenMetrics text.
+    Metrics,
     /// To be told how the VM ended, when it has for good.
     AwaitEnd,
 }
@@ -178,7 +180,11 @@ impl Requests {
                     request.answer.done();
                 }
                 Wish::AwaitEnd => self.await_end(request.answer),
-                Wish::PowerButton | Wish::Pause | Wish::Resume | Wish::Reboot { .. } => request
+                Wish::PowerButton
+                | Wish::Pause
+                | Wish::Resume
+                | Wish::Metrics
+                | Wish::Reboot { .. } => request
                     .answer
                     .refuse(Refusal::not_now("no guest runs: the VM is about to start")),
             }

@@ -2,9 +2,12 @@
 
 use std::{fs, time::Duration};
 
-use rustix::param::{clock_ticks_per_second, page_size};
+use rustix::param::page_size;
 
-use crate::board::{Status, now_usec};
+use crate::{
+    board::{Status, now_usec},
+    metrics::name_and_time,
+};
 
 /// What a VM takes; `None` is what /proc does not let us see.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,22 +47,21 @@ pub fn percent(cpu: Duration, time: Duration) -> Option<f64> {
 }
 
 /// `statm`: sizes in pages, the second is what is resident.
-fn resident(pid: u32) -> Option<u64> {
+pub fn resident(pid: u32) -> Option<u64> {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
     Some(pages * page_size() as u64)
 }
 
-/// `stat`: the name in parentheses, which may have any, then field 3; 14 and 15 are user and system time in ticks.
 fn cpu_time(pid: u32) -> Option<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace().skip(11);
-    let mut ticks = || fields.next()?.parse::<u64>().ok();
-    let ticks = ticks()? + ticks()?;
-    Some(Duration::from_millis(
-        ticks * 1000 / clock_ticks_per_second(),
-    ))
+    name_and_time(&stat).map(|(_, time)| time)
+}
+
+/// CPU time of a process and of those that it has started.
+pub fn with_children(pid: u32) -> Duration {
+    let all = children(pid).into_iter().chain([pid]);
+    all.filter_map(cpu_time).sum()
 }
 
 fn children(pid: u32) -> Vec<u32> {

@@ -63,10 +63,15 @@ fn serve(channel: &Arc<Channel>) -> io::Result<()> {
     let Some((message, fds)) = channel.receive::<ToVmm>()? else {
         return Err(io::ErrorKind::UnexpectedEof.into());
     };
-    let ToVmm::Start { roles } = message else {
+    let ToVmm::Start {
+        roles,
+        after_watchdog,
+    } = message
+    else {
         return Err(io::Error::other("the first message was not a start"));
     };
-    let started = resources(roles, fds, channel).and_then(|(config, resources)| {
+    let started = resources(roles, fds, channel).and_then(|(config, mut resources)| {
+        resources.after_watchdog = after_watchdog;
         let answers = resources.vsock.as_ref().map(|vsock| vsock.answers.clone());
         let handle = start(&config, resources).map_err(|e| (e.blame(), with_causes(&e)))?;
         Ok((handle, answers))
@@ -122,6 +127,12 @@ fn obey(channel: &Channel, handle: &Handle, answers: Option<&Answers>) -> End {
                 Ok(Some((ToVmm::Pause, _))) => handle.pause(),
                 Ok(Some((ToVmm::Resume, _))) => handle.resume(),
                 Ok(Some((ToVmm::Ping { id }, _))) => handle.ping(id),
+                Ok(Some((ToVmm::Metrics { id }, _))) => {
+                    let metrics = handle.metrics();
+                    if let Err(error) = channel.send(&FromVmm::Metrics { id, metrics }, &[]) {
+                        tracing::warn!("the supervisor cannot be told what was counted: {error}");
+                    }
+                }
                 Ok(Some((ToVmm::Start { .. }, _))) => tracing::error!("started twice"),
                 Ok(None) | Err(_) => {
                     // Nobody is left who owns this VM.
@@ -215,6 +226,7 @@ fn resources(
         shares,
         vsock,
         credentials,
+        after_watchdog: false,
         on_share_lost: tell_of_loss(channel.clone()),
         console: Box::new(WaitingWriter(console)),
         console_input: Some(console_input.into()),

@@ -6,6 +6,7 @@
 mod dsdt;
 mod fadt;
 mod madt;
+mod wdat;
 
 use acpi_tables::Aml;
 use acpi_tables::mcfg::MCFG;
@@ -101,6 +102,9 @@ pub fn tables(platform: &Platform) -> Result<Tables, Error> {
     xsdt.add_entry(placed.add("FADT", &fadt::fadt(platform, dsdt)));
     xsdt.add_entry(placed.add("MADT", &madt::madt(platform)));
     xsdt.add_entry(placed.add("MCFG", &mcfg(platform)));
+    if let Some(watchdog) = &platform.watchdog {
+        xsdt.add_entry(placed.add("WDAT", &wdat::wdat(watchdog)));
+    }
     let xsdt = placed.add("XSDT", &xsdt);
 
     let mut tables = placed.tables;

@@ -15,7 +15,7 @@
 //! | [`e820`] | the memory map |
 //! | `zero_page` | `struct boot_params`, which carries all of these to the 64-bit entry |
 //! | `start_info` | `struct hvm_start_info`, which carries them to the PVH entry |
-//! | [`acpi`] | hardware-reduced ACPI: RSDP, XSDT, FADT, MADT, MCFG, DSDT |
+//! | [`acpi`] | hardware-reduced ACPI: RSDP, XSDT, FADT, MADT, MCFG, DSDT, WDAT |
 //! | [`smbios`] | SMBIOS 3: UUID, serial number and strings |
 //! | `reset_vector` | where a guest ends up that restarts through the firmware |
 //! | [`cpu`], `paging` | the boot CPU's registers at either entry, GDT and identity map |
@@ -50,7 +50,7 @@ use kernel::{KernelRange, Protocol};
 
 pub use cpu::BootCpu;
 pub use kernel::{Entry, Kernel};
-pub use platform::{AcpiHardware, CmosRtc, MmioRange, Platform, RamRange, SerialPort};
+pub use platform::{AcpiHardware, CmosRtc, MmioRange, Platform, RamRange, SerialPort, Watchdog};
 pub use smbios::{Credential, Smbios};
 
 /// Why a guest cannot be started; the message is for the person who wrote the VM's configuration.

@@ -28,10 +28,21 @@ pub struct Platform {
     pub cmos_rtc: Option<CmosRtc>,
     /// The I/O port of pvpanic, if there is one.
     pub pvpanic: Option<u16>,
+    /// The guest's watchdog, if there is one.
+    pub watchdog: Option<Watchdog>,
     /// The registers and interrupt behind ACPI's sleep, reset and power button.
     pub acpi: AcpiHardware,
     /// What the machine is called, and what is passed on to the guest in strings.
     pub smbios: Smbios,
+}
+
+/// A watchdog of four registers of 32 bits (`wdat`): control, period, what is left of it, status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watchdog {
+    /// I/O port of the first register.
+    pub port: u16,
+    /// The longest period.
+    pub max_milliseconds: u32,
 }
 
 /// A range of guest RAM.

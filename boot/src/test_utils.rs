@@ -34,6 +34,7 @@ pub fn platform(mib: u64) -> Platform {
             century: 0x32,
         }),
         pvpanic: Some(0x505),
+        watchdog: None,
         acpi: AcpiHardware {
             sleep_control: 0x600,
             sleep_status: 0x601,

@@ -137,7 +137,7 @@ impl Active {
                 control.answer(memory, true)?;
             }
         } else {
-            let _ = control.queue.notify.read();
+            control.queue.take_notifications();
         }
         for _ in 0..COMMANDS {
             // The next one when this one is done.

@@ -111,8 +111,7 @@ impl Pair {
             },
             RX_NOTIFY => {
                 if let Some(rx) = &self.rx {
-                    // Reading resets the count; an empty one has been reset already.
-                    let _ = rx.queue.notify.read();
+                    rx.queue.take_notifications();
                     self.watch(true, ops)?;
                 }
             }
@@ -134,7 +133,7 @@ impl Pair {
         let Some(tx) = &mut self.tx else {
             return Ok(());
         };
-        let _ = tx.queue.notify.read();
+        tx.queue.take_notifications();
         let tap = (self.used && !self.link.is_dead()).then_some(&*self.tap);
         if let Some(error) = tx.turn(tap, &self.memory, &self.link.counters)? {
             self.link.die(&error, &self.interrupt);

@@ -8,6 +8,7 @@ mod list;
 mod logs;
 mod look;
 mod made;
+mod metrics;
 mod pause;
 mod places;
 mod plan;
@@ -56,8 +57,8 @@ enum Verb {
     /// SIGTERM or SIGINT ends it at once.
     ///
     /// Exit codes: 0 the guest powered off, 10 it asked for a reset, 11 triple fault, 12 its kernel panicked, 13 ended
-    /// after the deadline or by a second signal, 14 a virtiofsd was lost and the VM was not restarted for it, 69 the
-    /// host is not able, 70 the VMM failed, 78 the configuration is wrong.
+    /// after the deadline or by a second signal, 14 a virtiofsd was lost and the VM was not restarted for it, 15
+    /// its watchdog has run out, 69 the host is not able, 70 the VMM failed, 78 the configuration is wrong.
     Run {
         /// The VM's configuration, a TOML file (docs/config.md; look at it with `minivmm config check -v`)
         #[arg(short, long, value_name = "FILE")]
@@ -109,6 +110,13 @@ enum Verb {
         /// Print one JSON object instead of lines
         #[arg(long)]
         json: bool,
+    },
+    /// Print what a VM has done so far, in numbers
+    ///
+    /// OpenMetrics text, for Prometheus and others; docs/metrics.md says what each means.
+    Metrics {
+        #[command(flatten)]
+        of: target::TargetArgs,
     },
     /// Shut a VM down, and wait until its processes are gone
     ///
@@ -287,6 +295,7 @@ pub fn main() -> ExitCode {
         Verb::Man { out } => made::man(out),
         Verb::Top(args) => top::top(args),
         Verb::Status { of, json } => status::status(of, *json),
+        Verb::Metrics { of } => metrics::metrics(of),
         Verb::InstallUnits(args) => install_units::run(args),
         Verb::Stop { of, args } => stop::stop(of, args),
         Verb::Pause { of } => pause::pause(of),

@@ -105,6 +105,7 @@ pub fn call(request: &Request<'_>) -> Call {
             }),
             Err(reply) => Call::Reply(*reply),
         },
+        (NAME, "Metrics") => Call::Wish(Wish::Metrics),
         (NAME, "AwaitEnd") => Call::Wish(Wish::AwaitEnd),
         (SERVICE, "GetInfo") => Call::Reply(info()),
         (SERVICE, "GetInterfaceDescription") => Call::Reply(describe(parameters)),

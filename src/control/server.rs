@@ -28,7 +28,8 @@ use super::{
 use crate::{
     board::Board,
     console::Hub,
-    requests::{Answer, Answers, Refusal, Request, Requests},
+    metrics,
+    requests::{Answer, Answers, Refusal, Request, Requests, Wish},
 };
 
 /// Connections at most. For a further one the one goes that has been silent for longest; if all have calls pending, the
@@ -266,6 +267,11 @@ impl Server {
                 Call::ReadConsole(parameters) => console::read(&self.context.console, parameters),
                 Call::GetStatus => {
                     Reply::parameters(Some(json!({ "status": self.context.board.status() })))
+                }
+                // A VM without a VMM process has counted nothing, and its loop is busy.
+                Call::Wish(Wish::Metrics) if self.context.board.status().vmm_pid.is_none() => {
+                    let text = metrics::text(self.context.board.status(), None);
+                    Reply::parameters(Some(json!({ "text": text })))
                 }
                 Call::Wish(wish) => {
                     connection.wait(waits);

@@ -46,7 +46,7 @@ impl Life<'_> {
         let mut restarts = Restarts::default();
         let mut last: Option<End> = None;
         loop {
-            let ended = self.run_once();
+            let ended = self.run_once(last.as_ref());
             self.console.end_run();
             self.note_end(&ended);
             let (cause, ran, failure) = match ended {
@@ -103,7 +103,7 @@ impl Life<'_> {
     }
 
     /// A run, or `None` if somebody wanted its end before it was started.
-    fn run_once(&mut self) -> Result<Option<Over>, Broken> {
+    fn run_once(&mut self, last: Option<&End>) -> Result<Option<Over>, Broken> {
         let Some((backends, shares)) =
             Backends::start(self.config, self.opened, self.signals, self.notify)?
         else {
@@ -117,7 +117,7 @@ impl Life<'_> {
             self.signals,
             self.board,
             self.notify,
-            self.log_level,
+            (self.log_level, last),
         )?;
         session.run().map(Some)
     }

@@ -42,6 +42,7 @@ use crate::{
     control::{Context, Control},
     dumps,
     failure::Failure,
+    metrics::textfile,
     requests::{Ended, Requests},
     runtime_dir::RuntimeDir,
 };
@@ -126,6 +127,7 @@ fn open(
 fn live(life: Life<'_>, requests: &Requests) -> Result<Outcome, Failure> {
     let config = life.config;
     let ended = life.live();
+    textfile::remove(&config.metrics);
     requests.ended(&match &ended {
         Ok(outcome) => Ended {
             end: one_line(&outcome.to_string()),

@@ -67,6 +67,7 @@ impl Outcome {
             End::Panic => code::PANIC,
             End::Killed => code::KILLED,
             End::BackendLost { .. } => code::BACKEND_LOST,
+            End::Watchdog => code::WATCHDOG,
             End::NotReady { .. } => code::NOT_READY,
             End::Fault { .. } => code::VMM,
         }
@@ -115,12 +116,13 @@ impl Display for Outcome {
 mod tests {
     use super::*;
 
-    fn ends() -> [End; 8] {
+    fn ends() -> [End; 9] {
         [
             End::PowerOff,
             End::Reset,
             End::TripleFault,
             End::Panic,
+            End::Watchdog,
             End::Killed,
             End::BackendLost { tag: "a".into() },
             End::NotReady { why: "b".into() },
@@ -128,13 +130,13 @@ mod tests {
         ]
     }
 
-    fn codes(way: Way, status: ExitStatus) -> [u8; 8] {
+    fn codes(way: Way, status: ExitStatus) -> [u8; 9] {
         ends().map(|end| Outcome { end, way }.exit_code(status))
     }
 
     #[test]
     fn every_end_has_its_code() {
-        let contract = [0, 10, 11, 12, 13, 14, 16, 70];
+        let contract = [0, 10, 11, 12, 15, 13, 14, 16, 70];
         for way in [
             Way::ByItself,
             Way::Asked(Duration::ZERO),
@@ -143,11 +145,11 @@ mod tests {
             assert_eq!(codes(way, ExitStatus::Contract), contract);
             assert_eq!(
                 codes(way, ExitStatus::Simple),
-                [0, 0, 11, 12, 13, 14, 16, 70]
+                [0, 0, 11, 12, 15, 13, 14, 16, 70]
             );
         }
         // Off is what was wanted; a failure stays one.
-        let between = [0, 0, 11, 12, 13, 14, 16, 70];
+        let between = [0, 0, 11, 12, 15, 13, 14, 16, 70];
         assert_eq!(codes(Way::BetweenRuns, ExitStatus::Contract), between);
         let nothing = Outcome::before_the_start();
         assert_eq!(nothing.exit_code(ExitStatus::Simple), 13);

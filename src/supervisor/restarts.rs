@@ -43,6 +43,7 @@ pub fn wanted(config: &VmConfig, end: &End) -> Option<Cause> {
         End::PowerOff => (lifecycle.on_poweroff, Cause::Guest),
         End::Reset => (lifecycle.on_reboot, Cause::Guest),
         End::Panic | End::TripleFault => (lifecycle.on_panic, Cause::Failure),
+        End::Watchdog => (lifecycle.on_watchdog, Cause::Failure),
         End::BackendLost { tag } => {
             let share = config.shares.iter().find(|s| s.tag.as_str() == tag);
             let restarts = share.is_some_and(|s| s.on_failure == OnFailure::RestartVm);
@@ -259,14 +260,21 @@ mod tests {
         assert_eq!(wanted(&default, &lost("default")), Some(Cause::Failure));
         assert_eq!(wanted(&default, &lost("stop")), None);
         assert_eq!(wanted(&default, &lost("unknown")), None);
-        let guests = [End::PowerOff, End::Reset, End::Panic, End::TripleFault];
+        let guests = [
+            End::PowerOff,
+            End::Reset,
+            End::Panic,
+            End::TripleFault,
+            End::Watchdog,
+        ];
         for end in guests.iter().chain([&End::Killed, &fault]) {
             assert_eq!(wanted(&default, end), None, "{end:?}");
         }
         for (key, ends, cause) in [
             ("on_poweroff", &guests[..1], Cause::Guest),
             ("on_reboot", &guests[1..2], Cause::Guest),
-            ("on_panic", &guests[2..], Cause::Failure),
+            ("on_panic", &guests[2..4], Cause::Failure),
+            ("on_watchdog", &guests[4..], Cause::Failure),
         ] {
             let config = config(&format!("{key} = \"restart\""));
             for end in guests.iter().chain([&End::Killed, &fault]) {

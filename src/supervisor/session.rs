@@ -2,6 +2,7 @@
 //!
 //! * [`events`]: what it waits for
 //! * [`heard`]: what the VMM says
+//! * [`metrics`]: what it has counted, and for whom
 //! * [`pausing`]: a guest that is kept from running
 //! * [`requested`]: what clients of the control socket want
 //! * [`streams`]: connections that the guest wants
@@ -9,6 +10,7 @@
 
 mod events;
 mod heard;
+mod metrics;
 mod pausing;
 mod requested;
 mod shares_lost;
@@ -40,11 +42,13 @@ use super::{
     stop::{Action, Stop},
     streams::Streams,
 };
+use metrics::Asked;
 use pausing::Pausing;
 
 use crate::{
     board::Board,
     failure::Failure,
+    metrics::textfile::Textfile,
     protocol::{Channel, ToVmm},
 };
 
@@ -101,6 +105,7 @@ pub struct Session<'a> {
     running: Option<Instant>,
     pausing: Pausing,
     liveness: Liveness,
+    questions: Asked,
     losses: Losses,
     /// Why the VM is ended, if that is because its guest has not become ready.
     not_ready: Option<String>,
@@ -111,7 +116,7 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Starts the VMM process and tells it what to run.
+    /// Starts the VMM process and tells it what to run; `last` is how the run before this one ended.
     pub fn start(
         config: &'a VmConfig,
         opened: &'a Opened,
@@ -119,12 +124,12 @@ impl<'a> Session<'a> {
         signals: &'a mut Signals,
         board: &'a Board,
         notify: &'a mut Notify,
-        log_level: &str,
+        (log_level, last): (&str, Option<&End>),
     ) -> Result<Self, Failure> {
         notify.vmm_starts(Instant::now());
         let (channel, theirs) = Channel::pair().map_err(Failure::vmm)?;
         let vmm = spawn::spawn(theirs, log_level).map_err(|error| spawn::failure(&error))?;
-        match start_message::send(&channel, config, opened, console.as_fd(), &shares) {
+        match start_message::send(&channel, config, opened, console.as_fd(), &shares, last) {
             Ok(()) => {}
             // The process ended before it took the message; why is found by `run`.
             Err(error)
@@ -156,6 +161,7 @@ impl<'a> Session<'a> {
             running: None,
             pausing: Pausing::default(),
             liveness: Liveness::default(),
+            questions: Asked::new(Textfile::new(&config.metrics, Instant::now())),
             losses: Losses::default(),
             not_ready: None,
             outcome: None,
@@ -183,10 +189,14 @@ impl<'a> Session<'a> {
 
     /// Does what is due, and says in how many milliseconds to look again (-1: never).
     fn act(&mut self, now: Instant) -> i32 {
-        let mut next = [self.backends.due(now), self.notify_due(now)]
-            .into_iter()
-            .flatten()
-            .min();
+        let mut next = [
+            self.backends.due(now),
+            self.notify_due(now),
+            self.textfile_due(now),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         loop {
             match self.stop.due(now) {
                 Action::Wait(left) => {

@@ -8,18 +8,20 @@ use std::{
     },
 };
 
-use minivmm_vmm::VmConfig;
+use minivmm_vmm::{End, VmConfig};
 
 use super::{opened::Opened, streams::Streams};
 use crate::protocol::{Channel, Role, ToVmm, send_config};
 
-/// Tells the VMM process at the other end of `channel` what to run, with a connection for each share.
+/// Tells the VMM process at the other end of `channel` what to run, with a connection for each share; `last` is how the
+/// run before this one ended.
 pub fn send(
     channel: &Channel,
     config: &VmConfig,
     opened: &Opened,
     console: BorrowedFd<'_>,
     shares: &[UnixStream],
+    last: Option<&End>,
 ) -> io::Result<()> {
     let config = send_config(config)?;
     let mut roles = vec![
@@ -59,5 +61,9 @@ pub fn send(
         roles.push(Role::Share);
         fds.push(share.as_fd());
     }
-    channel.send(&ToVmm::Start { roles }, &fds)
+    let start = ToVmm::Start {
+        roles,
+        after_watchdog: last == Some(&End::Watchdog),
+    };
+    channel.send(&start, &fds)
 }

@@ -19,8 +19,10 @@ mod ends;
 mod errors;
 mod files;
 mod guest;
+mod guest_watchdog;
 mod kernels;
 mod machine;
+mod metrics;
 mod net;
 mod network;
 mod panics;
@@ -73,8 +75,10 @@ fn main() -> ExitCode {
         dns::TESTS,
         ends::TESTS,
         files::TESTS,
+        guest_watchdog::TESTS,
         kernels::TESTS,
         machine::TESTS,
+        metrics::TESTS,
         panics::TESTS,
         pause::TESTS,
         plan::TESTS,

@@ -30,6 +30,8 @@ pub enum End {
     TripleFault,
     /// The guest's kernel panicked.
     Panic,
+    /// The guest's watchdog has run out.
+    Watchdog,
     /// It was ended from outside, without the guest's doing.
     Killed,
     /// The back end of a share was lost, and its owner ended the VM for that.
@@ -56,6 +58,7 @@ impl std::fmt::Display for End {
             Self::Reset => f.write_str("the guest asked for a reset"),
             Self::TripleFault => f.write_str("the guest ended in a triple fault"),
             Self::Panic => f.write_str("the guest's kernel panicked: its console says why"),
+            Self::Watchdog => f.write_str("the guest hung: its watchdog has run out"),
             Self::Killed => f.write_str("the VM was ended without the guest's doing"),
             Self::BackendLost { tag } => write!(f, "virtiofsd of share `{tag}` was lost"),
             Self::NotReady { why } => f.write_str(why),

@@ -1,9 +1,9 @@
 //! The address map and the interrupts of the machine, as docs/architecture.md lists them.
 
-use minivmm_boot::{AcpiHardware, CmosRtc, MmioRange, Platform, RamRange, SerialPort};
+use minivmm_boot::{AcpiHardware, CmosRtc, MmioRange, Platform, RamRange, SerialPort, Watchdog};
 use minivmm_devices::{
     hypervisor::Gsi,
-    legacy::{pvpanic, rtc},
+    legacy::{pvpanic, rtc, watchdog},
 };
 use vm_memory::GuestAddress;
 
@@ -43,6 +43,8 @@ pub const ACPI_REGISTERS: (u16, u64) = (0x600, 3);
 pub const RTC: (u16, u64) = (0x70, rtc::SIZE);
 /// pvpanic, where QEMU has it.
 pub const PVPANIC: (u16, u64) = (0x505, pvpanic::SIZE);
+/// The guest's watchdog.
+pub const WATCHDOG: (u16, u64) = (0x610, watchdog::SIZE);
 /// The PCI configuration mechanism by ports.
 pub const PCI_CONFIG_PORTS: (u16, u64) = (0xCF8, 8);
 
@@ -94,6 +96,11 @@ pub fn platform(config: &VmConfig) -> Platform {
             century: rtc::CENTURY,
         }),
         pvpanic: Some(PVPANIC.0),
+        watchdog: config.lifecycle.watchdog.map(|max| Watchdog {
+            port: WATCHDOG.0,
+            // A day at most.
+            max_milliseconds: u32::try_from(max.as_millis()).unwrap_or(u32::MAX),
+        }),
         smbios: config.smbios(),
     }
 }

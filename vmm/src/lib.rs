@@ -8,7 +8,7 @@
 //! * [`plan`]: the machine as it would be made, to look at
 //! * [`machine`]: everything put together from opened [`Resources`]
 //! * [`vm`]: [`Vm::start`] and the [`Handle`] of a running VM; `vcpu` has its threads
-//! * [`end`]: how a VM ends
+//! * [`end`]: how a VM ends; [`metrics`]: what it has done, in numbers
 //! * [`check`]: whether KVM is able on this host
 //!
 //! A [`Vm`] opens nothing, installs no signal handler, has no global state and never ends the process:
@@ -29,10 +29,12 @@ pub mod kvm;
 pub mod layout;
 pub mod machine;
 pub mod memory;
+pub mod metrics;
 pub mod plan;
 pub mod slots;
 mod vcpu;
 pub mod vm;
+mod watchdog;
 
 pub use config::VmConfig;
 pub use console::{Console as ConsoleThread, WaitingWriter};
@@ -40,5 +42,6 @@ pub use end::End;
 pub use error::{Blame, Error, boot_key};
 pub use gate::Progress;
 pub use machine::Resources;
+pub use metrics::Metrics;
 pub use minivmm_devices::text::one_line;
 pub use vm::{Handle, Vm};

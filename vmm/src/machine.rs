@@ -19,7 +19,7 @@ use minivmm_devices::{
     bus::Bus,
     console::{ConsoleInput, ConsoleSink, Merge},
     hypervisor::{Gsi, Hypervisor},
-    legacy::{AcpiRegisters, GuestEnd, I8042, Panic, PvPanic, Rtc, Serial},
+    legacy::{AcpiRegisters, GuestEnd, I8042, Panic, PvPanic, Rtc, Serial, Watchdog},
     pci::{MmioWindow, PciBus, Slot},
     virtio::{Console, VirtioDevice, pci::VirtioPci, rng::Rng},
 };
@@ -39,6 +39,7 @@ use crate::{
     kvm::{self, interrupts::Interrupts},
     layout,
     memory::{self, Sharing},
+    metrics::{ExitCounters, Sources},
     slots::Slots,
     vcpu::{Buses, Shared},
 };
@@ -64,6 +65,8 @@ pub struct Resources {
     pub credentials: Vec<Credential>,
     /// What the socket device works on, exactly if [`VmConfig::needs_vsock`].
     pub vsock: Option<VsockResources>,
+    /// Whether the last run of this VM was ended by the guest's watchdog: the guest is told so, if it has one again.
+    pub after_watchdog: bool,
     /// Told, on a thread of the device's, when the back end of a share is lost while the guest uses it. The
     /// device needs a reset then; what else follows ([`OnFailure`](crate::config::OnFailure)) is for the
     /// owner to decide. Must not block.
@@ -99,8 +102,12 @@ pub struct Machine {
     pub shared: Arc<Shared>,
     /// The virtio devices, to be stopped in the end.
     pub devices: Vec<Arc<VirtioPci>>,
+    /// Where it is counted what they do.
+    pub sources: Sources,
     /// The power button.
     pub power_button: EventFd,
+    /// The guest's watchdog, if it has one.
+    pub watchdog: Option<Arc<Watchdog>>,
     /// What the guest wrote to its console.
     pub console: ConsoleSink,
     /// What is done with it.
@@ -124,6 +131,7 @@ impl Machine {
             shares,
             credentials,
             vsock,
+            after_watchdog,
             on_share_lost,
             console: output,
             console_input,
@@ -181,15 +189,23 @@ impl Machine {
             interrupts: &interrupts,
             pci: &pci,
             devices: Vec::new(),
+            sources: Sources::new(memory.clone()),
         };
         let on_share_lost = while_running(on_share_lost, &end);
         if config.console.device.has_virtio() {
             let device = Console::new(console.clone(), input.clone());
             virtio.add("console", crate::slots::CONSOLE, Box::new(device))?;
         }
-        let devices = virtio.add_all(config, entropy, vsock, taps, shares, &on_share_lost)?;
+        virtio.add_all(config, entropy, vsock, taps, shares, &on_share_lost)?;
+        let watchdog = config.lifecycle.watchdog;
+        let watchdog = watchdog.map(|max| Arc::new(Watchdog::new(max, after_watchdog)));
+        let mut ports = ports(&pci, &end, serial.clone())?;
+        if let Some(watchdog) = &watchdog {
+            let (port, count) = layout::WATCHDOG;
+            ports.insert(port.into(), count, watchdog.clone())?;
+        }
         let buses = Buses {
-            ports: ports(&pci, &end, serial.clone())?,
+            ports,
             mmio: mmio(&pci)?,
         };
         let power_button = pin(&interrupts, layout::GED_GSI)?;
@@ -213,11 +229,14 @@ impl Machine {
             shared: Arc::new(Shared {
                 buses,
                 end,
+                exits: (0..config.vcpu).map(|_| ExitCounters::default()).collect(),
                 triple_fault_is_reset: cmdline::reboots_by_triple_fault(&words),
                 gate: Gate::new(config.vcpu).map_err(Error::EventFd)?,
             }),
-            devices,
+            devices: virtio.devices,
+            sources: virtio.sources,
             power_button,
+            watchdog,
             console,
             merge: match config.console.device {
                 ConsoleDevice::Hvc0 => Merge::once(),
@@ -240,18 +259,19 @@ struct VirtioDevices<'a> {
     interrupts: &'a Arc<Interrupts>,
     pci: &'a PciBus,
     devices: Vec<Arc<VirtioPci>>,
+    sources: Sources,
 }
 
 impl VirtioDevices<'_> {
     fn add_all(
-        mut self,
+        &mut self,
         config: &VmConfig,
         entropy: File,
         vsock: Option<VsockResources>,
         taps: Vec<Tap>,
         shares: Vec<UnixStream>,
         on_share_lost: &OnShareLost,
-    ) -> Result<Vec<Arc<VirtioPci>>, Error> {
+    ) -> Result<(), Error> {
         let slots = Slots::assign(config).map_err(crate::config::Error::Slot)?;
         self.add("rng", crate::slots::RNG, Box::new(Rng::new(entropy)))?;
         if let Some((options, resources)) = config.vsock().zip(vsock) {
@@ -273,6 +293,7 @@ impl VirtioDevices<'_> {
                 offload: interface.offload,
             };
             let device = NetDevice::new(tap, options);
+            self.sources.card(&interface.id, device.counters());
             self.add(&interface.id, slot, Box::new(device))?;
         }
         for ((share, stream), slot) in config.shares.iter().zip(shares).zip(slots.shares) {
@@ -281,7 +302,7 @@ impl VirtioDevices<'_> {
             let device = FsDevice::connect(stream, &share.tag, Box::new(on_lost))?;
             self.add(share.tag.as_str(), slot, Box::new(device))?;
         }
-        Ok(self.devices)
+        Ok(())
     }
 
     fn add(&mut self, name: &str, slot: u8, device: Box<dyn VirtioDevice>) -> Result<(), Error> {
@@ -291,6 +312,7 @@ impl VirtioDevices<'_> {
         Slot::new(slot)
             .and_then(|slot| self.pci.add(slot, function.clone()))
             .map_err(Error::device(name))?;
+        self.sources.device(&function);
         self.devices.push(function);
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Guest memory: shared exactly when a vhost-user back end needs it, never in a core dump.
 #![allow(unsafe_code)]
 
-use std::{fs::File, io};
+use std::{fs::File, io, os::unix::fs::MetadataExt};
 
 use minivmm_boot::RamRange;
 use minivmm_devices::GuestMemory;
@@ -89,6 +89,14 @@ pub fn allocate(ranges: &[RamRange], sharing: Sharing) -> Result<GuestMemory, Er
     })
 }
 
+/// Bytes of `memory` that anybody has touched, if a file is behind it; of private memory only the kernel knows.
+pub fn allocated(memory: &GuestMemory) -> Option<u64> {
+    // Of one file each range is a part.
+    let file = memory.iter().next()?.file_offset()?.arc();
+    let blocks = file.metadata().ok()?.blocks();
+    Some(blocks * 512)
+}
+
 fn memfd(size: u64) -> io::Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let file = File::from(rustix::fs::memfd_create("guest-memory", flags)?);
@@ -155,7 +163,9 @@ mod tests {
             .clone();
         assert!(file.set_len(1 << 20).is_err(), "a sealed memfd was shrunk");
         assert!(file.set_len(6 << 30).is_err(), "a sealed memfd grew");
+        assert_eq!(allocated(&memory), Some(0));
         memory.write_obj(7u32, GuestAddress(4 << 30)).unwrap();
+        assert!(allocated(&memory).unwrap() >= 4096);
     }
 
     #[test]
@@ -163,5 +173,6 @@ mod tests {
         let memory = allocate(&crate::layout::ram(64 << 20), Sharing::Private).unwrap();
         assert!(memory.iter().all(|r| r.file_offset().is_none()));
         assert_eq!(memory.read_obj::<u64>(GuestAddress(0)).unwrap(), 0);
+        assert_eq!(allocated(&memory), None);
     }
 }

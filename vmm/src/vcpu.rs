@@ -13,6 +13,7 @@ use crate::{
     end::{End, EndReport},
     gate::{Gate, Passed},
     kick,
+    metrics::{Exit, ExitCounters},
 };
 
 /// Where a vCPU's exits go.
@@ -31,6 +32,8 @@ pub struct Shared {
     pub end: Arc<EndReport>,
     /// Whether a triple fault is how this guest restarts.
     pub triple_fault_is_reset: bool,
+    /// How often each vCPU has left the guest.
+    pub exits: Vec<ExitCounters>,
     /// What is wanted of the vCPUs beside running the guest.
     pub gate: Gate,
 }
@@ -90,6 +93,7 @@ fn excuse(vcpu: &VcpuFd) {
 
 fn run(id: u8, mut vcpu: VcpuFd, shared: &Shared) {
     let _guard = Guard { id, shared };
+    let exits = &shared.exits[usize::from(id)];
     let mut calls = 0;
     loop {
         let now = shared.gate.calls();
@@ -102,29 +106,38 @@ fn run(id: u8, mut vcpu: VcpuFd, shared: &Shared) {
         }
         let fault = match vcpu.run() {
             Ok(VcpuExit::IoOut(port, data)) => {
+                exits.count(Exit::IoOut);
                 shared.buses.ports.write(port.into(), data);
                 continue;
             }
             Ok(VcpuExit::IoIn(port, data)) => {
+                exits.count(Exit::IoIn);
                 shared.buses.ports.read(port.into(), data);
                 continue;
             }
             Ok(VcpuExit::MmioRead(address, data)) => {
+                exits.count(Exit::MmioRead);
                 shared.buses.mmio.read(address, data);
                 continue;
             }
             Ok(VcpuExit::MmioWrite(address, data)) => {
+                exits.count(Exit::MmioWrite);
                 shared.buses.mmio.write(address, data);
                 continue;
             }
             Ok(VcpuExit::Shutdown) => {
+                exits.count(Exit::Other);
                 return shared.end.report(match shared.triple_fault_is_reset {
                     true => End::Reset,
                     false => End::TripleFault,
                 });
             }
-            Ok(VcpuExit::Intr) => continue,
+            Ok(VcpuExit::Intr) => {
+                exits.count(Exit::Interrupted);
+                continue;
+            }
             Err(error) if error.errno() == libc::EINTR => {
+                exits.count(Exit::Interrupted);
                 kick::take();
                 continue;
             }
@@ -138,6 +151,7 @@ fn run(id: u8, mut vcpu: VcpuFd, shared: &Shared) {
             Ok(other) => format!("KVM left the guest for an unexpected reason: {other:?}"),
             Err(error) => format!("KVM_RUN failed: {error}"),
         };
+        exits.count(Exit::Other);
         let what = format!("vCPU {id}: {fault}; `minivmm check` says whether KVM is able here");
         return shared.end.report(End::Fault { what });
     }

@@ -18,7 +18,9 @@ use crate::{
     error::Error,
     gate::Progress,
     machine::{Machine, Resources},
+    metrics::{Metrics, Sources},
     vcpu::{Shared, Vcpu},
+    watchdog::Countdown,
 };
 
 /// How long all devices together have to give up their work when the VM has ended.
@@ -45,7 +47,9 @@ impl Vm {
             vcpus,
             shared,
             devices,
+            sources,
             power_button,
+            watchdog,
             console: sink,
             merge,
             output,
@@ -58,11 +62,15 @@ impl Vm {
         let console = Console::spawn(sink.clone(), merge, output).map_err(failed("console"))?;
         let input = typed.map(InputThread::spawn).transpose();
         let input = input.map_err(failed("console-input"))?;
+        let watchdog = watchdog.map(|device| Countdown::spawn(device, shared.end.clone()));
+        let watchdog = watchdog.transpose().map_err(failed("watchdog"))?;
         let mut handle = Handle {
             vcpus: Vec::with_capacity(vcpus.len()),
             shared,
             devices,
+            sources,
             power_button,
+            watchdog,
             sink,
             console,
             input,
@@ -85,7 +93,9 @@ pub struct Handle {
     vcpus: Vec<Vcpu>,
     shared: Arc<Shared>,
     devices: Vec<Arc<VirtioPci>>,
+    sources: Sources,
     power_button: EventFd,
+    watchdog: Option<Countdown>,
     sink: ConsoleSink,
     console: Console,
     input: Option<InputThread>,
@@ -126,14 +136,20 @@ impl Handle {
     /// which changes nothing and is answered, and ends as any other.
     ///
     /// Its devices go on: what arrives for the guest is put into the buffers that it has provided, and waits there. Its
-    /// clocks go on as well, and it is told that it did not run.
+    /// clocks go on as well, and it is told that it did not run; its watchdog stands still.
     pub fn pause(&self) {
         let vcpus = self.shared.gate.close();
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.pause();
+        }
         self.kick(vcpus);
     }
 
     /// Lets the vCPUs go on; [`Progress::Resumed`] follows.
     pub fn resume(&self) {
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.resume();
+        }
         self.shared.gate.open();
     }
 
@@ -159,6 +175,11 @@ impl Handle {
         self.shared.gate.as_fd()
     }
 
+    /// What the VM has done so far.
+    pub fn metrics(&self) -> Metrics {
+        self.sources.read(&self.shared.exits, &self.sink)
+    }
+
     /// Kicks those whose bits are set.
     fn kick(&self, vcpus: u32) {
         for (id, vcpu) in self.vcpus.iter().enumerate() {
@@ -174,6 +195,7 @@ impl Handle {
         }
         self.shared.gate.stop();
         self.kick(u32::MAX);
+        self.watchdog = None;
         for vcpu in self.vcpus.drain(..) {
             vcpu.join();
         }

@@ -329,11 +329,15 @@ impl Handler for Active {
         let now = Instant::now();
         let served = match events.data() {
             RX => {
-                let _ = self.rx.as_ref().map(|queue| queue.notify.read());
+                if let Some(queue) = &self.rx {
+                    queue.take_notifications();
+                }
                 Ok(())
             }
             TX => {
-                let _ = self.tx.as_ref().map(|queue| queue.notify.read());
+                if let Some(queue) = &self.tx {
+                    queue.take_notifications();
+                }
                 self.serve_tx(now)
             }
             LISTENER => {

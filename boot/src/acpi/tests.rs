@@ -7,7 +7,7 @@ use std::process::Command;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::platform::MmioRange;
+use crate::platform::{MmioRange, Watchdog};
 use crate::test_utils::{memory, platform};
 
 fn table(platform: &Platform, name: &str) -> Table {
@@ -33,6 +33,16 @@ fn sum(bytes: &[u8]) -> u8 {
         .fold(0, |sum: u8, byte| sum.wrapping_add(*byte))
 }
 
+fn with_watchdog() -> Platform {
+    Platform {
+        watchdog: Some(Watchdog {
+            port: 0x610,
+            max_milliseconds: 30_000,
+        }),
+        ..platform(64)
+    }
+}
+
 /// The smallest and the largest machine, and those in which a table looks different.
 fn machines() -> Vec<(&'static str, Platform)> {
     let with = |change: fn(&mut Platform)| {
@@ -47,6 +57,7 @@ fn machines() -> Vec<(&'static str, Platform)> {
         ("no serial port", with(|p| p.com1 = None)),
         ("no real-time clock", with(|p| p.cmos_rtc = None)),
         ("no pvpanic", with(|p| p.pvpanic = None)),
+        ("a watchdog", with_watchdog()),
     ]
 }
 
@@ -318,6 +329,68 @@ fn the_mcfg_names_bus_0_alone() {
     assert_eq!(mcfg.bytes.len(), 60);
     assert_eq!(u64_at(&mcfg, 44), 0xe000_0000);
     assert_eq!(mcfg.bytes[52..], [0; 8]);
+}
+
+#[test]
+fn the_wdat_says_which_access_is_which_action() {
+    let platform = with_watchdog();
+    let directory = tempfile::tempdir().unwrap();
+    let wdat = table(&platform, "WDAT");
+    fs::write(directory.path().join("WDAT.dat"), &wdat.bytes).unwrap();
+    iasl(directory.path(), &["-d", "WDAT.dat"]);
+    let source = fs::read_to_string(directory.path().join("WDAT.dsl")).unwrap();
+    let fields: Vec<(&str, &str)> = source
+        .lines()
+        .filter_map(|line| {
+            let (name, value) = line.split_once(" : ")?;
+            Some((name.rsplit(']').next()?.trim(), value.trim()))
+        })
+        .collect();
+    let values = |name: &str| -> Vec<&str> {
+        let of_name = fields.iter().filter(|(field, _)| *field == name);
+        of_name.map(|(_, value)| *value).collect()
+    };
+    for (name, value) in [
+        ("Header Length", "00000020"),
+        ("PCI Segment", "00FF"),
+        ("Timer Period", "00000001"),
+        ("Max Count", "00007530"),
+        ("Min Count", "00000001"),
+        ("Enabled", "1"),
+        ("Stopped When Asleep", "0"),
+        ("Watchdog Entry Count", "0000000A"),
+    ] {
+        assert_eq!(values(name), [value], "{name}:\n{source}");
+    }
+    let actions = values("Watchdog Action");
+    assert_eq!(
+        actions,
+        ["01", "04", "05", "06", "08", "09", "0A", "0B", "20", "21"],
+        "{source}"
+    );
+    let instructions = values("Instruction");
+    assert_eq!(
+        instructions,
+        ["02", "01", "01", "03", "00", "02", "00", "02", "00", "02"],
+        "{source}"
+    );
+    let ports: Vec<_> = values("Address").iter().map(|port| &port[13..]).collect();
+    assert_eq!(
+        ports,
+        [
+            "618", "618", "614", "614", "610", "610", "610", "610", "61C", "61C"
+        ],
+        "{source}"
+    );
+    assert!(values("Bit Width").iter().all(|width| *width == "20"));
+    assert!(
+        values("Encoded Access Width")
+            .iter()
+            .all(|width| width.starts_with("03"))
+    );
+    // The guest finds it.
+    let xsdt = table(&platform, "XSDT");
+    assert_eq!(u64_at(&xsdt, 36 + 3 * 8), wdat.address);
 }
 
 #[test]

@@ -105,6 +105,16 @@ pub struct ActiveQueue {
     pub interrupt: QueueInterrupt,
 }
 
+impl ActiveQueue {
+    /// Takes the driver's notifications, if there are any, so that the eventfd is quiet until the next.
+    pub fn take_notifications(&self) {
+        // An empty one refuses to be read; then the event was spurious.
+        if let Ok(times) = self.notify.read() {
+            self.queue.counters().notified(times);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

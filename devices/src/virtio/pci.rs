@@ -27,7 +27,10 @@ use self::{
     layout::{BAR, CapabilityOffsets, Region},
     transport::Transport,
 };
-use super::{ConfigSpace as DeviceConfig, VirtioDevice, Worker, queue::MAX_SIZE};
+use super::{
+    ConfigSpace as DeviceConfig, DeviceType, VirtioDevice, Worker,
+    queue::{MAX_SIZE, QueueCounts},
+};
 use crate::{
     GuestMemory,
     hypervisor::Hypervisor,
@@ -74,6 +77,7 @@ pub enum Error {
 /// A virtio device as a PCI function.
 pub struct VirtioPci {
     name: Arc<str>,
+    kind: DeviceType,
     initial: ConfigSpace,
     capabilities: CapabilityOffsets,
     msix: Arc<Msix>,
@@ -119,6 +123,7 @@ impl VirtioPci {
         let msix = Arc::new(msix);
         let offered = device.features() | 1 << VIRTIO_F_VERSION_1;
         Ok(Arc::new(Self {
+            kind: device.device_type(),
             initial,
             capabilities,
             config: device.config(),
@@ -140,6 +145,17 @@ impl VirtioPci {
     /// Its name in the log.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> DeviceType {
+        self.kind
+    }
+
+    /// What has gone through each queue, as far as the device itself serves it. A vCPU that writes to a register waits
+    /// meanwhile.
+    pub fn counts(&self) -> Vec<QueueCounts> {
+        self.lock().counts()
     }
 
     /// Ends the device for good, as when the virtual machine has ended, and waits for that until

@@ -26,15 +26,20 @@
 //! ```
 
 mod chain;
+mod counters;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::{
+    Arc,
+    atomic::{Ordering, fence},
+};
 
 use virtio_bindings::virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_USED_F_NO_NOTIFY};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend};
 
 pub use chain::{Buffer, Chain, MAX_CHAIN};
+pub use counters::{QueueCounters, QueueCounts};
 
 use crate::GuestMemory;
 
@@ -160,6 +165,9 @@ pub struct Queue {
     next_used: u16,
     /// Where `next_used` was when the driver was last asked whether it wants an interrupt.
     signalled: u16,
+    counters: Arc<QueueCounters>,
+    /// Readable bytes of the chain that was popped last.
+    popped: usize,
 }
 
 impl Queue {
@@ -186,7 +194,19 @@ impl Queue {
             next_avail: 0,
             next_used: 0,
             signalled: 0,
+            counters: Arc::default(),
+            popped: 0,
         })
+    }
+
+    /// Counts in `counters` from here on.
+    pub fn count_in(&mut self, counters: Arc<QueueCounters>) {
+        self.counters = counters;
+    }
+
+    /// What has gone through it.
+    pub fn counters(&self) -> &QueueCounters {
+        &self.counters
     }
 
     /// Where it is, for a back end that serves it in our place.
@@ -224,12 +244,15 @@ impl Queue {
         let head = load(memory, self.layout.avail_ring, offset, Ordering::Relaxed)?;
         chain.walk(memory, GuestAddress(self.layout.desc_table), size, head)?;
         self.next_avail = self.next_avail.wrapping_add(1);
+        self.popped = chain.readable_len();
+        self.counters.taken(self.popped);
         Ok(true)
     }
 
     /// Makes the chain that was popped last available again, as for a packet that has not come yet.
     pub fn undo_pop(&mut self) {
         self.next_avail = self.next_avail.wrapping_sub(1);
+        self.counters.put_back(std::mem::take(&mut self.popped));
     }
 
     /// Writes the next entry of the used ring: the chain that starts at `head`, with `written` bytes of its
@@ -246,6 +269,7 @@ impl Queue {
             .write_obj(entry, at(self.layout.used_ring, offset)?)
             .map_err(|_| BrokenRing::Unreachable)?;
         self.next_used = self.next_used.wrapping_add(1);
+        self.counters.used(written);
         Ok(())
     }
 
@@ -269,6 +293,14 @@ impl Queue {
 
     /// Whether the driver wants an interrupt for what was used since it was asked last (2.7.7).
     pub fn needs_interrupt(&mut self, memory: &GuestMemory) -> Result<bool, BrokenRing> {
+        let needed = self.is_interrupt_wanted(memory)?;
+        if needed {
+            self.counters.interrupted();
+        }
+        Ok(needed)
+    }
+
+    fn is_interrupt_wanted(&mut self, memory: &GuestMemory) -> Result<bool, BrokenRing> {
         let (old, new) = (self.signalled, self.next_used);
         if old == new {
             return Ok(false);

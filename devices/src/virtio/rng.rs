@@ -88,8 +88,8 @@ impl Handler for RngWorker {
 
     fn process(&mut self, _events: Events, ops: &mut EventOps) {
         if let Some(queue) = &self.queue {
-            // Level-triggered: read, or this comes again; an empty eventfd is a spurious event.
-            let _ = queue.notify.read();
+            // Level-triggered: taken, or this comes again.
+            queue.take_notifications();
             if self.interrupt.is_broken() {
                 // A guest that goes on notifying a broken device costs nothing.
                 let _ = ops.remove(Events::empty(&queue.notify));

@@ -3,7 +3,7 @@ use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use std::sync::Arc;
 
-use super::{pausing::Pause, *};
+use super::{metrics::Asked, pausing::Pause, *};
 use crate::{
     protocol::FromVmm,
     requests::{Answer, Answers, Request, Wish},
@@ -38,6 +38,7 @@ fn with_session(test: impl FnOnce(Session<'_>, Channel)) {
         running: None,
         pausing: Pausing::default(),
         liveness: Liveness::default(),
+        questions: Asked::new(None),
         losses: Losses::default(),
         not_ready: None,
         outcome: None,

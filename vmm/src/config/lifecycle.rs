@@ -24,6 +24,18 @@ pub struct Lifecycle {
     /// What follows when the guest's kernel has panicked or ended in a triple fault.
     #[serde(default)]
     pub on_panic: AfterEnd,
+    /// Gives the guest a watchdog: once its driver has started that, the VM is ended when the guest has not shown itself for
+    /// this long, or for the shorter time that it has set.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "duration::optional"
+    )]
+    #[schemars(schema_with = "schema::duration")]
+    pub watchdog: Option<Duration>,
+    /// What follows when the guest's watchdog has run out.
+    #[serde(default)]
+    pub on_watchdog: AfterEnd,
     /// What `minivmm run` ends with.
     #[serde(default)]
     pub exit_status: ExitStatus,
@@ -45,6 +57,8 @@ impl Default for Lifecycle {
             on_poweroff: AfterEnd::default(),
             on_reboot: AfterEnd::default(),
             on_panic: AfterEnd::default(),
+            watchdog: None,
+            on_watchdog: AfterEnd::default(),
             exit_status: ExitStatus::default(),
         }
     }

@@ -48,6 +48,14 @@ impl Limits {
     pub const VSOCK_PORT_MAX: u32 = u32::MAX - 1;
     /// Ports of both sides that may be connected to.
     pub const VSOCK_ALLOW: usize = 64;
+    /// Least seconds of the guest's watchdog.
+    pub const WATCHDOG_MIN: u64 = 1;
+    /// Most: a day.
+    pub const WATCHDOG_MAX: u64 = 24 * 60 * 60;
+    /// Least seconds between two writes of the metrics' file.
+    pub const METRICS_INTERVAL_MIN: u64 = 1;
+    /// Most: a day.
+    pub const METRICS_INTERVAL_MAX: u64 = 24 * 60 * 60;
     /// Bytes of a configuration file.
     pub const FILE: u64 = 1024 * 1024;
 }

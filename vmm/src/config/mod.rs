@@ -11,6 +11,7 @@ mod document;
 mod duration;
 mod lifecycle;
 mod limits;
+mod metrics;
 mod schema;
 mod share;
 mod smbios;
@@ -29,6 +30,7 @@ pub use console::{Console, ConsoleDevice};
 pub use credential::Credential;
 pub use lifecycle::{AfterEnd, ExitStatus, Lifecycle, Ready};
 pub use limits::Limits;
+pub use metrics::Metrics;
 pub use share::{Cache, Ids, OnFailure, Share, ShareProto};
 pub use smbios::{Smbios, default_uuid};
 pub use toml_text::{TomlError, line_about};
@@ -87,6 +89,9 @@ pub struct VmConfig {
     /// How the VM ends, and what follows.
     #[serde(default)]
     pub lifecycle: Lifecycle,
+    /// Where its metrics are written.
+    #[serde(default)]
+    pub metrics: Metrics,
     /// How a VM that runs is reached.
     #[serde(default)]
     pub control: Control,

@@ -95,6 +95,15 @@ pub(super) fn credential_name(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// The path of a file for node_exporter.
+pub(super) fn textfile(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "pattern": r"[^/]\.prom$",
+        "examples": ["/var/lib/prometheus/node-exporter/adguard.prom"],
+    })
+}
+
 /// A [`MacAddr`](minivmm_net::MacAddr): the second digit is even.
 pub(super) fn mac(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

@@ -152,6 +152,11 @@ pub enum Error {
     /// Strings that the SMBIOS tables cannot carry.
     #[error("smbios.oem_strings: {0}")]
     OemStrings(minivmm_boot::smbios::Error),
+    /// A file that the collector would pass over.
+    #[error(
+        "metrics.textfile: `{0}` does not end in .prom, and node_exporter reads no other files: call it so"
+    )]
+    Textfile(String),
     /// A name that systemd does not take for a credential.
     #[error(
         "credentials.name: `{0}` is not 1 to {max} printable ASCII characters without `/`, `:` and `=`",
@@ -187,6 +192,11 @@ impl VmConfig {
         if let Some(socket) = &self.control.socket {
             socket_path("control.socket's bytes", socket)?;
         }
+        if let Some(watchdog) = self.lifecycle.watchdog {
+            let (min, max) = (Limits::WATCHDOG_MIN, Limits::WATCHDOG_MAX);
+            range("lifecycle.watchdog's seconds", watchdog.as_secs(), min, max)?;
+        }
+        self.validate_metrics()?;
         self.validate_smbios()?;
         self.validate_credentials()?;
         self.validate_interfaces()?;

@@ -1,5 +1,7 @@
 //! The common configuration registers (virtio 1.3, 4.1.4.3).
 
+use std::sync::Arc;
+
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_F_VERSION_1,
 };
@@ -7,7 +9,7 @@ use virtio_bindings::virtio_config::{
 use super::layout::COMMON_SIZE;
 use crate::{
     GuestMemory,
-    virtio::queue::{Layout, LayoutError, Queue},
+    virtio::queue::{Layout, LayoutError, Queue, QueueCounters, QueueCounts},
 };
 
 /// A vector register without a vector (VIRTIO_MSI_NO_VECTOR).
@@ -46,11 +48,14 @@ pub(super) struct QueueRegisters {
     desc: u64,
     driver: u64,
     device: u64,
+    /// Of the queue in all its lives.
+    counters: Arc<QueueCounters>,
 }
 
 impl QueueRegisters {
-    fn new(max_size: u16) -> Self {
+    fn new(max_size: u16, counters: Arc<QueueCounters>) -> Self {
         Self {
+            counters,
             max_size,
             size: max_size,
             vector: NO_VECTOR,
@@ -74,7 +79,15 @@ impl QueueRegisters {
             avail_ring: self.driver,
             used_ring: self.device,
         };
-        Queue::new(layout, event_idx, memory).map_err(|source| InvalidQueue { index, source })
+        let mut queue = Queue::new(layout, event_idx, memory)
+            .map_err(|source| InvalidQueue { index, source })?;
+        queue.count_in(self.counters.clone());
+        Ok(queue)
+    }
+
+    /// What has gone through the queue.
+    pub(super) fn counts(&self) -> QueueCounts {
+        self.counters.read()
     }
 }
 
@@ -103,14 +116,18 @@ impl CommonConfig {
             queues: queue_sizes
                 .iter()
                 .copied()
-                .map(QueueRegisters::new)
+                .map(|size| QueueRegisters::new(size, Arc::default()))
                 .collect(),
         }
     }
 
     pub(super) fn reset(&mut self) {
-        let sizes: Vec<u16> = self.queues.iter().map(|queue| queue.max_size).collect();
-        *self = Self::new(self.offered, &sizes);
+        let queues = self.queues.iter();
+        let fresh = queues.map(|queue| QueueRegisters::new(queue.max_size, queue.counters.clone()));
+        *self = Self {
+            queues: fresh.collect(),
+            ..Self::new(self.offered, &[])
+        };
     }
 
     /// Whether the driver's choice is one that FEATURES_OK may confirm (2.2.2, 6.2).

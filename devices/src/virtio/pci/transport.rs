@@ -13,7 +13,7 @@ use virtio_bindings::{
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{
-    common::{CommonConfig, DEVICE_STATUS, InvalidQueue},
+    common::{CommonConfig, DEVICE_STATUS, InvalidQueue, QueueRegisters},
     layout::{NOTIFY, NOTIFY_OFF_MULTIPLIER},
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     pci::Msix,
     virtio::{
         Activation, ActiveQueue, DeviceInterrupt, DeviceStatus, QueueInterrupt, VirtioDevice,
-        Worker,
+        Worker, queue::QueueCounts,
     },
 };
 
@@ -131,6 +131,12 @@ impl Transport {
             self.detach();
             self.attach();
         }
+    }
+
+    /// What has gone through each queue.
+    pub(super) fn counts(&self) -> Vec<QueueCounts> {
+        let queues = self.common.queues.iter();
+        queues.map(QueueRegisters::counts).collect()
     }
 
     /// Takes the worker out for good, if there is one, and asks it to end.
