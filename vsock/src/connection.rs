@@ -218,6 +218,12 @@ impl Connection {
         self.state == State::Draining && self.to_host.is_empty()
     }
 
+    /// Bytes of the guest's that its program on the host has not taken.
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> usize {
+        self.to_host.len()
+    }
+
     /// The stream is ready for something.
     pub(crate) fn on_events(&mut self, events: EventSet) {
         self.readable |= events.contains(EventSet::IN);

@@ -4,7 +4,7 @@ use std::{
     io,
     net::Shutdown,
     os::{
-        fd::{AsRawFd, RawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
         unix::net::UnixStream,
     },
 };
@@ -68,5 +68,11 @@ impl Stream {
     pub(crate) fn shut(&self, how: Shutdown) {
         // One whose other end is gone is shut.
         let _ = self.socket.shutdown(how);
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
