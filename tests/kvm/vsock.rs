@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     Test, depth,
-    vm::{PATIENCE, Running, Vm, value},
+    vm::{self, PATIENCE, Running, Vm, value},
 };
 
 pub const TESTS: &[Test] = &[Test {
@@ -58,6 +58,18 @@ fn streams() -> Result<()> {
     ] {
         fs::write(vm.data().join(name), text)?;
     }
+    let key = vm.directory().join("key");
+    vm::run([
+        "ssh-keygen",
+        "-q",
+        "-t",
+        "ed25519",
+        "-N",
+        "",
+        "-f",
+        &text(&key),
+    ])?;
+    fs::copy(key.with_extension("pub"), vm.data().join("key.pub"))?;
     let socket = vm.directory().join("streams");
     let served = |port: u32| vm.directory().join(format!("streams_{port}"));
     let half = half_closer(&served(9000))?;
@@ -92,6 +104,8 @@ fn streams() -> Result<()> {
     running.wait_for("again: listening")?;
     let said = through_vsock(&vm, "again\n")?;
     ensure!(said == "hello\n", "{said:?}");
+    running.wait_for("sshd: listening")?;
+    ssh(&vm)?;
     check(running, count)?;
     ensure!(!socket.exists(), "the socket is left");
     for port in [9000, 9001, 9002] {
@@ -174,6 +188,36 @@ fn through_vsock(vm: &Vm, line: &str) -> Result<String> {
     wait(&mut child)
 }
 
+/// A command in the guest, and what is said where there is no way in.
+fn ssh(vm: &Vm) -> Result<()> {
+    for (words, code, text) in [
+        (
+            vec!["vsock", "test", "--port", "5001"],
+            6,
+            "vsock.allow has no \"guest:5001\"",
+        ),
+        (vec!["ssh", "nobody"], 3, "no VM called `nobody` runs here"),
+    ] {
+        let said = vm.command([]).args(words).output()?;
+        let log = String::from_utf8_lossy(&said.stderr);
+        ensure!(said.status.code() == Some(code), "{said:?}");
+        ensure!(log.contains(text), "{log}");
+    }
+    let known = vm.directory().join("known_hosts");
+    let mut child = vm
+        .command(["ssh", "test", "-l", "root", "--", "-F", "none", "-i", "key"])
+        .args(["-o", "BatchMode=yes", "-o"])
+        .arg(format!("UserKnownHostsFile={}", known.display()))
+        .arg("echo $(id -un) on $(uname -s)")
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let said = wait(&mut child)?;
+    ensure!(said == "root on Linux\n", "{said:?}");
+    let known = fs::read_to_string(known)?;
+    ensure!(known.contains("minivmm/test "), "{known}");
+    Ok(())
+}
+
 /// Serves two streams: one that the guest ends first, and one that the host does. Gives what the guest has sent.
 fn half_closer(path: &Path) -> Result<JoinHandle<Result<[String; 2]>>> {
     let listener = UnixListener::bind(path)?;
@@ -197,8 +241,10 @@ fn half_closer(path: &Path) -> Result<JoinHandle<Result<[String; 2]>>> {
 fn hold_all(path: &Path) -> Result<()> {
     let listener = UnixListener::bind(path)?;
     thread::spawn(move || {
-        let streams: Vec<_> = listener.incoming().collect();
-        drop(streams);
+        let mut streams = Vec::new();
+        while let Ok((stream, _)) = listener.accept() {
+            streams.push(stream);
+        }
     });
     Ok(())
 }
