@@ -103,7 +103,7 @@ if AGAIN:
 print("cid=%d" % struct.unpack("I", __import__("fcntl").ioctl(open("/dev/vsock"), 0x7B9, bytes(4))), flush=True)
 print("allowed: listening", flush=True)
 print("from-host=%d" % answer_all(exchanges, STREAMS), flush=True)
-print("to-host=%d" % in_parallel([lambda n=n: ask(connect(9001), 10 * n, COUNT) for n in range(STREAMS)]), flush=True)
+print("to-host=%d" % in_parallel([lambda n=n: ask(connect(9001), 10 * n, COUNT // 8) for n in range(STREAMS)]), flush=True)
 print("half=" + half_closes(), flush=True)
 print("refused=%s" % all(refused(port) for port in (1, 9003, 9004)), flush=True)
 print("nobody: refused=%s" % refused(9005), flush=True)
