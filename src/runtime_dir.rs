@@ -101,8 +101,8 @@ pub fn own(name: &str) -> Option<PathBuf> {
 pub struct RuntimeDir {
     /// None for a VM whose socket is elsewhere, where there is no place for runtime directories.
     path: Option<PathBuf>,
-    /// It was not there before.
-    made: bool,
+    /// It goes with the VM; systemd's is systemd's to remove.
+    removable: bool,
     lock: PathBuf,
     _locked: File,
     socket: PathBuf,
@@ -113,12 +113,14 @@ pub struct RuntimeDir {
 impl RuntimeDir {
     /// Makes and locks the directory of the VM called `name`; `socket` replaces the place of its control socket.
     pub fn take(name: &str, socket: Option<&Path>) -> Result<Self, Failure> {
-        let (path, made) = match (directory(name), socket) {
+        let given = given_directory();
+        let removable = given.is_none();
+        let path = match (given.or_else(|| own(name)), socket) {
             (Some(path), _) => {
-                let made = make(&path)?;
-                (Some(path), made)
+                make(&path)?;
+                Some(path)
             }
-            (None, Some(_)) => (None, false),
+            (None, Some(_)) => None,
             (None, None) => {
                 return Err(Failure::host(
                     "there is no place for the VM's control socket: set XDG_RUNTIME_DIR to a directory of yours \
@@ -143,7 +145,7 @@ impl RuntimeDir {
         };
         Ok(Self {
             path,
-            made,
+            removable,
             lock,
             _locked: locked,
             socket,
@@ -194,25 +196,24 @@ impl Drop for RuntimeDir {
         }
         // Still locked: who opens it now fails to lock it, or finds that it is no longer there.
         let _ = fs::remove_file(&self.lock);
-        if let (Some(path), true) = (&self.path, self.made) {
+        if let (Some(path), true) = (&self.path, self.removable) {
             // Somebody's files in it keep it.
             let _ = fs::remove_dir(path);
         }
     }
 }
 
-/// The runtime directory of a VM that this process runs.
-fn directory(name: &str) -> Option<PathBuf> {
-    // systemd made it, for the user of the unit (RuntimeDirectory=, systemd.exec(5)).
+/// The runtime directory that systemd has made for this process, for the user of the unit (RuntimeDirectory=,
+/// systemd.exec(5)).
+fn given_directory() -> Option<PathBuf> {
     let given = std::env::var_os("RUNTIME_DIRECTORY").map(PathBuf::from);
-    let given = given.filter(|path| {
+    given.filter(|path| {
         path.is_absolute() && path.parent().is_some_and(|parent| parent == system_root())
-    });
-    given.or_else(|| own(name))
+    })
 }
 
-/// Makes `path` and the directory that it is in, or makes sure that they are ours; says whether it made `path`.
-fn make(path: &Path) -> Result<bool, Failure> {
+/// Makes `path` and the directory that it is in, or makes sure that they are ours.
+fn make(path: &Path) -> Result<(), Failure> {
     let failed = |path: &Path, error: io::Error| failed("runtime directory", path, &error);
     if let Some(root) = path.parent() {
         match DirBuilder::new().mode(0o755).create(root) {
@@ -223,11 +224,8 @@ fn make(path: &Path) -> Result<bool, Failure> {
         }
     }
     match DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            is_ours(path)?;
-            Ok(false)
-        }
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => is_ours(path),
         Err(error) => Err(failed(path, error)),
     }
 }

@@ -168,7 +168,7 @@ enum Verb {
         #[arg(last = true, value_name = "ARGUMENTS")]
         arguments: Vec<std::ffi::OsString>,
     },
-    /// Connect standard input and output to a port of a guest, over vsock
+    /// Connect standard input and output to a port of a guest
     ///
     /// The VM's configuration must allow it (`allow = ["guest:PORT"]` in [vsock]). The end of standard input is passed on,
     /// and what the guest sends afterwards still arrives.

@@ -18,9 +18,12 @@ mod dns;
 mod ends;
 mod errors;
 mod files;
+mod fleet;
 mod guest;
 mod guest_watchdog;
+mod hostile;
 mod kernels;
+mod list;
 mod machine;
 mod metrics;
 mod net;
@@ -32,6 +35,7 @@ mod reboot;
 mod restart;
 mod shares;
 mod smbios;
+mod start;
 mod stop;
 mod tiny;
 mod user;
@@ -76,7 +80,9 @@ fn main() -> ExitCode {
         ends::TESTS,
         files::TESTS,
         guest_watchdog::TESTS,
+        hostile::TESTS,
         kernels::TESTS,
+        list::TESTS,
         machine::TESTS,
         metrics::TESTS,
         panics::TESTS,
@@ -86,6 +92,7 @@ fn main() -> ExitCode {
         restart::TESTS,
         shares::TESTS,
         smbios::TESTS,
+        start::TESTS,
         stop::TESTS,
         depth(&[], stop::LONG),
         user::TESTS,
