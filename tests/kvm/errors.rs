@@ -11,6 +11,7 @@ use crate::{
 };
 
 mod boot;
+mod control;
 mod credentials;
 mod elf;
 mod file;
@@ -20,6 +21,7 @@ pub fn tests() -> Vec<Test> {
     [
         TESTS,
         boot::TESTS,
+        control::TESTS,
         credentials::TESTS,
         elf::TESTS,
         file::TESTS,
