@@ -1,15 +1,18 @@
-//! The ACPI registers, the keyboard controller's reset line and pvpanic: any accesses, each of which says at most one
-//! thing of the guest.
+//! The ACPI registers, the keyboard controller's reset line, pvpanic and the watchdog: any accesses, each of which says at
+//! most one thing of the guest.
 #![no_main]
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use libfuzzer_sys::fuzz_target;
 use minivmm_devices::legacy::{
-    AcpiRegisters, GuestEnd, I8042, Panic, PvPanic, acpi, i8042, pvpanic,
+    AcpiRegisters, GuestEnd, I8042, Panic, PvPanic, Watchdog, acpi, i8042, pvpanic, watchdog,
 };
 use minivmm_fuzz::Access;
 
@@ -26,12 +29,14 @@ fuzz_target!(|accesses: Vec<(u8, Access)>| {
     let registers = AcpiRegisters::new(on_end.clone());
     let keyboard = I8042::new(on_end);
     let panic = PvPanic::new(on_panic);
+    let dog = Watchdog::new(Duration::from_secs(3600), true);
     for (port, access) in &accesses {
         let before = said.load(Ordering::Relaxed);
-        match port % 3 {
+        match port % 4 {
             0 => access.run(&registers, acpi::SIZE),
             1 => access.run(&keyboard, i8042::SIZE),
-            _ => access.run(&panic, pvpanic::SIZE),
+            2 => access.run(&panic, pvpanic::SIZE),
+            _ => access.run(&dog, watchdog::SIZE),
         };
         assert!(said.load(Ordering::Relaxed) <= before + 1);
     }

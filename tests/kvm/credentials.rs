@@ -47,7 +47,8 @@ fn largest() -> Result<()> {
     let large = fs::read(large)?;
     fs::write(vm.directory().join("small"), SMALL)?;
     let vm = vm.toml(
-        "[[credentials]]\nname = \"small\"\npath = \"small\"\n\
+        "[control]\nsocket = \"control\"\n\
+         [[credentials]]\nname = \"small\"\npath = \"small\"\n\
          [[credentials]]\nname = \"large\"\npath = \"large\"\n",
     );
 
@@ -62,7 +63,8 @@ fn largest() -> Result<()> {
             "`{name}` is {found} times in the guest's tables"
         );
     }
-    nowhere(&running, &[SMALL, &large])?;
+    let socket = vm.directory().join("control");
+    nowhere(&running, &socket.to_string_lossy(), &[SMALL, &large])?;
 
     let virtiofsd = process(&running, "--shared-dir")?;
     kill_process(
@@ -108,7 +110,7 @@ pub fn encoded(name: &str, value: &[u8]) -> String {
 }
 
 /// The supervisor has what it needs for a restart once, the VMM nothing, and no process shows any of it.
-fn nowhere(running: &Running, secrets: &[&[u8]]) -> Result<()> {
+fn nowhere(running: &Running, socket: &str, secrets: &[&[u8]]) -> Result<()> {
     let supervisor = running.pid();
     let vmm = process(running, "minivmm-vmm")?;
     for (pid, copies) in [(supervisor, 1), (vmm, 0)] {
@@ -124,7 +126,25 @@ fn nowhere(running: &Running, secrets: &[&[u8]]) -> Result<()> {
             }
         }
     }
+    for verb in ["status", "metrics"] {
+        let said = vm::run([&*vm::program().to_string_lossy(), verb, "--socket", socket])?;
+        for needle in needles(secrets) {
+            ensure!(
+                count(said.as_bytes(), &needle) == 0,
+                "a secret is in what `{verb}` says"
+            );
+        }
+    }
     for pid in [vec![supervisor], vm::descendants(supervisor)?].concat() {
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
+        let core = limits
+            .lines()
+            .find(|line| line.starts_with("Max core file size"));
+        let core: Vec<_> = core.unwrap_or_default().split_whitespace().collect();
+        ensure!(
+            core.get(4..6) == Some(&["0", "0"][..]),
+            "process {pid}: {core:?}"
+        );
         for file in ["cmdline", "environ"] {
             let bytes = fs::read(format!("/proc/{pid}/{file}"))?;
             for needle in needles(secrets) {

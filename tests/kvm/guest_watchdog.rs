@@ -62,7 +62,7 @@ fn restarted() -> Result<()> {
     let script = "\
         if [ $(cat $dog/bootstatus) = 32 ]; then echo minivmm-guest: told; exit; fi\n\
         start\n\
-        sleep 12\n\
+        sleep 8\n\
         echo minivmm-guest: reset in time\n\
         kill $pid\n\
         sleep 8\n\
