@@ -28,6 +28,9 @@ const DETACH: u8 = 0x1d;
 const TYPED: usize = 64 << 10;
 /// Bytes that are read at once.
 const READ: usize = 16 << 10;
+/// Bytes that are shown at once, when there is room for some: what takes no more must not keep a key or a signal from
+/// being heard.
+const SHOWN: usize = 1 << 10;
 
 /// How much is shown of what was printed before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +122,7 @@ fn converse(stream: UnixStream, target: &Target, read_only: bool) -> io::Result<
     let mut session = Session {
         stream,
         typed: Vec::new(),
+        printed: Vec::new(),
         is_terminal,
         input: match (is_terminal, read_only) {
             (false, true) => Input::Over,
@@ -144,6 +148,8 @@ struct Session {
     stream: UnixStream,
     /// What the VM has not taken yet.
     typed: Vec<u8>,
+    /// What standard output has not taken yet.
+    printed: Vec<u8>,
     is_terminal: bool,
     input: Input,
     read_only: bool,
@@ -153,14 +159,17 @@ impl Session {
     fn run(&mut self, signals: &UnixStream) -> io::Result<Over> {
         let mut bytes = vec![0; READ];
         loop {
-            let [signal, from_vm, from_user] = self.wait(signals)?;
+            let [signal, from_vm, to_user, from_user] = self.wait(signals)?;
             if signal {
                 return Ok(Over::Detached);
             }
-            if from_vm {
+            if to_user && !self.show()? {
+                return Ok(Over::Detached);
+            }
+            if from_vm && self.printed.is_empty() {
                 match self.stream.read(&mut bytes) {
                     Ok(0) => return Ok(Over::Ended),
-                    Ok(n) => show(&bytes[..n])?,
+                    Ok(n) => self.printed.extend_from_slice(&bytes[..n]),
                     Err(error) if is_not_now(&error) => {}
                     Err(error) if error.kind() == ErrorKind::ConnectionReset => {
                         return Ok(Over::Ended);
@@ -187,27 +196,54 @@ impl Session {
         }
     }
 
-    /// Waits for a signal, for something from the VM or from the user.
-    fn wait(&self, signals: &UnixStream) -> io::Result<[bool; 3]> {
-        let mut interest = PollFlags::IN;
+    /// Waits for a signal, for something from the VM, for room to show it, or for something from the user.
+    fn wait(&self, signals: &UnixStream) -> io::Result<[bool; 4]> {
+        let mut interest = PollFlags::empty();
+        let mut room = PollFlags::empty();
+        match self.printed.is_empty() {
+            true => interest |= PollFlags::IN,
+            false => room |= PollFlags::OUT,
+        }
         if !self.typed.is_empty() {
             interest |= PollFlags::OUT;
         }
-        let stdin = io::stdin();
+        let (stdin, stdout) = (io::stdin(), io::stdout());
+        // Its end would be told without pause while there is nothing to be done about it.
+        let stream = match interest.is_empty() {
+            true => signals,
+            false => &self.stream,
+        };
         let mut fds = vec![
             PollFd::new(signals, PollFlags::IN),
-            PollFd::new(&self.stream, interest),
+            PollFd::new(stream, interest),
+            PollFd::new(&stdout, room),
         ];
         // A terminal is always listened to: it has the key by which this is left.
         if self.input == Input::Open && (self.is_terminal || self.typed.len() < TYPED) {
             fds.push(PollFd::new(&stdin, PollFlags::IN));
         }
         match poll(&mut fds, None) {
-            Err(rustix::io::Errno::INTR) => return Ok([false; 3]),
+            Err(rustix::io::Errno::INTR) => return Ok([false; 4]),
             ready => ready?,
         };
         let ready = |n: usize| fds.get(n).is_some_and(|fd| !fd.revents().is_empty());
-        Ok([ready(0), ready(1), ready(2)])
+        Ok([ready(0), ready(1), ready(2), ready(3)])
+    }
+
+    /// Shows a part of what was printed; `false` when nobody looks any more.
+    fn show(&mut self) -> io::Result<bool> {
+        if self.printed.is_empty() {
+            // Told without being asked: the other end is gone.
+            return Ok(false);
+        }
+        let part = &self.printed[..self.printed.len().min(SHOWN)];
+        match rustix::io::write(io::stdout(), part) {
+            Ok(n) => drop(self.printed.drain(..n)),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::PIPE | rustix::io::Errno::IO) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(true)
     }
 
     /// Takes what was typed; how it is over if it is the key for that.
@@ -240,12 +276,6 @@ impl Session {
         }
         Ok(())
     }
-}
-
-fn show(bytes: &[u8]) -> io::Result<()> {
-    let mut output = io::stdout().lock();
-    output.write_all(bytes)?;
-    output.flush()
 }
 
 fn is_not_now(error: &io::Error) -> bool {
