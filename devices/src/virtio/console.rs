@@ -1,6 +1,6 @@
 //! The console device (virtio 1.3, 5.3) with one port: Linux calls it hvc0.
 
-use std::{io, sync::Arc};
+use std::{io, os::fd::AsRawFd, sync::Arc};
 
 use event_manager::{EventOps, EventSet, Events};
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
@@ -113,19 +113,28 @@ impl Handler for ConsoleWorker {
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
-        let event = match events.data() {
-            RECEIVE_NOTIFY => self.receive.as_ref().map(|queue| &queue.notify),
-            TRANSMIT_NOTIFY => self.transmit.as_ref().map(|queue| &queue.notify),
-            _ => Some(self.device.input.filled()),
+        // Level-triggered: taken, or this comes again.
+        let notified = |queue: &Option<ActiveQueue>| {
+            let queue = queue.as_ref()?;
+            queue.take_notifications();
+            Some(queue.notify.as_raw_fd())
         };
-        if let Some(event) = event {
-            // Level-triggered: read, or this comes again; an empty eventfd is a spurious event.
-            let _ = event.read();
-            if self.interrupt.is_broken() {
-                // A guest that goes on notifying a broken device costs nothing.
-                let _ = ops.remove(Events::empty(event));
-                return;
+        let event = match events.data() {
+            RECEIVE_NOTIFY => notified(&self.receive),
+            TRANSMIT_NOTIFY => notified(&self.transmit),
+            _ => {
+                let filled = self.device.input.filled();
+                // An empty one refuses to be read: a spurious event.
+                let _ = filled.read();
+                Some(filled.as_raw_fd())
             }
+        };
+        if let Some(event) = event
+            && self.interrupt.is_broken()
+        {
+            // A guest that goes on notifying a broken device costs nothing.
+            let _ = ops.remove(Events::empty_raw(event));
+            return;
         }
         self.serve(events.data());
     }
