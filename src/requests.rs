@@ -202,8 +202,13 @@ impl Requests {
         waiting.push(answer);
     }
 
-    /// Tells those who wait that the VM has ended for good.
+    /// Tells those who wait that the VM has ended for good, those among them whom nobody has heard yet.
     pub fn ended(&self, ended: &Ended) {
+        for request in self.take() {
+            if request.wish == Wish::AwaitEnd {
+                self.await_end(request.answer);
+            }
+        }
         for answer in std::mem::take(&mut *self.lock_until_end()) {
             answer.ok(ended);
         }

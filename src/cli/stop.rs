@@ -111,7 +111,13 @@ pub fn directly(target: &Target, args: &StopArgs) -> Result<ExitCode, Failure> {
 
 /// Asks the VM to end and, if that is wanted, waits until it has; how it did, as far as that is known.
 fn ask(target: &Target, args: &StopArgs) -> Result<Option<String>, Error> {
+    // Whoever waits for the end is to be heard before it is asked for: a VM that has not started yet ends at once.
+    let mut waiting = Client::connect(target)?;
     let mut client = Client::connect(target)?;
+    if !args.no_wait {
+        let call = Request::create(format!("{NAME}.AwaitEnd"), None);
+        waiting.send(&call, PATIENCE)?;
+    }
     let status = client.status(PATIENCE)?;
     // It answers what follows, so this is still the process that was meant.
     let process = i32::try_from(status.pid).ok().and_then(Pid::from_raw);
@@ -140,15 +146,15 @@ fn ask(target: &Target, args: &StopArgs) -> Result<Option<String>, Error> {
         // It has ended since.
         return Ok(None);
     };
-    wait(target, client, &process).map(Some)
+    drop(client);
+    wait(target, waiting, &process).map(Some)
 }
 
-/// Waits for the supervisor's end, which is the last of the VM's processes; gives how the VM ended.
+/// Waits for the supervisor's end, which is the last of the VM's processes, and for what `client` is told of it; gives
+/// how the VM ended.
 fn wait(target: &Target, mut client: Client, process: &OwnedFd) -> Result<String, Error> {
     let mut end = None;
-    let mut asked = client
-        .send(&Request::create(format!("{NAME}.AwaitEnd"), None), PATIENCE)
-        .is_ok();
+    let mut asked = true;
     let mut progress = Progress::new();
     loop {
         let none = PollFlags::empty();
