@@ -198,7 +198,15 @@ impl Connection {
         {
             stream.shut(Shutdown::Read);
         }
+        self.forget_unwanted();
         self.flush();
+    }
+
+    /// The last bytes of a program that has gone are for nobody if the guest takes none.
+    fn forget_unwanted(&mut self) {
+        if self.hung_up && self.guest & NO_RECEIVE != 0 {
+            self.host |= NO_SEND;
+        }
     }
 
     /// The guest has closed it.
@@ -232,6 +240,7 @@ impl Connection {
             self.host |= NO_RECEIVE;
             // Its last bytes, and its end.
             self.readable = true;
+            self.forget_unwanted();
         }
         if events.contains(EventSet::OUT) || self.hung_up {
             self.flush();

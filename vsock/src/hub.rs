@@ -219,16 +219,28 @@ impl Hub {
     /// A program of the host has connected.
     pub(crate) fn accept(&mut self, now: Instant, stream: UnixStream) {
         let stream = Stream::new(stream);
+        if !self.has_room_for_client() {
+            // Those that have gone may not have been seen yet.
+            let clients = self.table.entries();
+            let clients = clients.filter(|(_, entry)| matches!(entry, Entry::Client(_)));
+            for token in clients.map(|(token, _)| token).collect::<Vec<_>>() {
+                self.on_events(now, token, EventSet::IN);
+            }
+            if !self.has_room_for_client() {
+                return client::refuse(&stream, Refusal::Full);
+            }
+        }
+        let client = Client::new(stream, now + LINE_DEADLINE);
+        self.insert(Entry::Client(client), None);
+    }
+
+    fn has_room_for_client(&self) -> bool {
         let others = self.count(|entry| match entry {
             Entry::Client(_) => true,
             Entry::Connection(c) => matches!(c.state, State::Requested { .. }),
             Entry::Notify(_) => false,
         });
-        if others >= HALF_OPEN || self.table.is_full() {
-            return client::refuse(&stream, Refusal::Full);
-        }
-        let client = Client::new(stream, now + LINE_DEADLINE);
-        self.insert(Entry::Client(client), None);
+        others < HALF_OPEN && !self.table.is_full()
     }
 
     /// Somebody has connected, or has not, for streams that the guest wants.

@@ -104,6 +104,17 @@ fn a_guest_that_takes_no_more_is_a_broken_pipe_for_the_host() {
 }
 
 #[test]
+fn a_guest_that_takes_no_more_is_told_that_the_host_has_gone() {
+    let (device, asked) = device();
+    let mut guest = Guest::activate(Box::new(device));
+    let (stream, mut client) = from_host(&asked, &mut guest);
+    stream.send(&mut guest, Op::Shutdown, NO_RECEIVE);
+    assert!(client.write_all(b"x").is_err());
+    drop(client);
+    assert_eq!(stream.receive(&mut guest, Op::Shutdown), NOTHING);
+}
+
+#[test]
 fn a_host_that_takes_no_more_is_told_to_the_guest_which_may_go_on_sending() {
     let (device, asked) = device();
     let mut guest = Guest::activate(Box::new(device));

@@ -224,7 +224,8 @@ impl World {
             if let Some(Entry::Connection(connection)) = self.hub.table.get_mut(token) {
                 assert!(connection.kept() <= BUFFER as usize);
                 let queued = self.hub.ready.contains(&token);
-                assert_eq!(connection.has_packet(), queued, "{connection:?}");
+                // One that has lost its packet may still stand there.
+                assert!(!connection.has_packet() || queued, "{connection:?}");
             }
         }
     }

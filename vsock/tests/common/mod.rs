@@ -10,7 +10,7 @@ use std::{
     },
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, Ordering, fence},
         mpsc,
     },
     time::Duration,
@@ -134,6 +134,9 @@ impl Side {
 
     fn used(&mut self, timeout: Duration) -> Option<(u16, u32)> {
         loop {
+            // With VIRTIO_F_EVENT_IDX no interrupt comes that was not asked for.
+            self.driver.set_used_event(self.driver.next_used());
+            fence(Ordering::SeqCst);
             if let Some(used) = self.driver.take_used() {
                 return Some(used);
             }
