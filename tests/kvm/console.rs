@@ -134,16 +134,16 @@ fn kernel(expected: &Expected) -> Result<()> {
 }
 
 /// A shell on the guest's console, which reads what is typed there.
-const SHELL: &str = "exec sh </dev/console >/dev/console 2>&1\n";
+const SHELL: &str = "echo a shell follows\nexec sh </dev/console >/dev/console 2>&1\n";
 /// Lines of the output that is too much for every buffer but the ring, with nine bytes each.
 const LINES: std::ops::Range<u32> = 100_000..215_000;
 
 fn megabyte() -> Result<()> {
     let vm = Vm::with_script(SHELL)?;
     let mut running = vm.start()?;
-    running.wait_for("the VM runs")?;
+    // What is typed earlier is the serial port's, and nobody reads it there.
+    running.wait_for("a shell follows")?;
     let mut first = Attached::new(&vm, &[])?;
-    // Typed before the shell is there.
     first.line("echo sum=$((40+2))")?;
     first.wait_for("sum=42")?;
 
@@ -254,7 +254,8 @@ fn on_terminals(vm: &Vm) -> Result<()> {
 fn serial() -> Result<()> {
     let vm = Vm::with_script(SHELL)?.toml("[console]\ndevice = \"serial\"\n");
     let mut running = vm.start()?;
-    running.wait_for("the VM runs")?;
+    // What is typed earlier is the serial port's, and nobody reads it there.
+    running.wait_for("a shell follows")?;
     let mut typing = Attached::new(&vm, &[])?;
     // More than the port's FIFO holds.
     let words = "word ".repeat(30);
