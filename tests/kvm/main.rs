@@ -25,6 +25,7 @@ mod hostile;
 mod kernels;
 mod list;
 mod machine;
+mod managed;
 mod metrics;
 mod net;
 mod network;
@@ -38,6 +39,7 @@ mod smbios;
 mod start;
 mod stop;
 mod tiny;
+mod top;
 mod user;
 mod vm;
 mod vsock;
@@ -105,7 +107,13 @@ fn main() -> ExitCode {
         .map(|test| trial(test).with_ignored_flag(obstacle.is_some()))
         .collect();
     let no_guest = std::env::var_os("MINIVMM_GUEST").is_none();
-    let errors = errors::tests().into_iter();
+    let errors = [
+        errors::tests(),
+        managed::TESTS.to_vec(),
+        top::TESTS.to_vec(),
+    ]
+    .concat()
+    .into_iter();
     trials.extend(errors.map(|test| trial(test).with_ignored_flag(no_guest)));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
