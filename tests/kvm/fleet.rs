@@ -49,6 +49,8 @@ impl Fleet {
         fs::copy(&fleet.program, &program)?;
         fleet.program = program;
         fleet.user = Some(user);
+        // The program is for everybody, the sockets are not.
+        fs::set_permissions(fleet.path(""), fs::Permissions::from_mode(0o711))?;
         fs::set_permissions(fleet.path("run"), fs::Permissions::from_mode(0o700))?;
         for path in [fleet.path("run"), fleet.path("kernel"), fleet.path("")] {
             chown(path, Some(user), Some(user))?;
