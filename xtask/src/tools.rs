@@ -26,7 +26,6 @@ const PACKAGES: &[(&str, &str)] = &[
         "systemd",
         "PID 1 of hosts in tests, and the check of the units",
     ),
-    ("openssh-client", "minivmm ssh"),
     ("strace", "counting system calls"),
     ("python3", "programs with a terminal or a socket in tests"),
     ("acpica-tools", "iasl reads the ACPI tables in tests"),
