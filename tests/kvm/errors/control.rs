@@ -133,6 +133,8 @@ fn no_vm() -> Result<()> {
     // It accepts, and says nothing; and one whose queue is full, so that it does not even accept.
     let silent = UnixListener::bind(vm.directory().join("data/silent"))?;
     let said = ask(&vm, &["status", "--socket", "data/silent"]);
+    // Few may wait, or there were more of them than this process may have files.
+    rustix::net::listen(&silent, 1)?;
     let full = fill(&vm.directory().join("data/silent"));
     let again = ask(&vm, &["status", "--socket", "data/silent"]);
     fs::remove_file(vm.directory().join("data/silent"))?;
