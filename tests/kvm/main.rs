@@ -38,6 +38,7 @@ mod shares;
 mod smbios;
 mod start;
 mod stop;
+mod systemd;
 mod tiny;
 mod top;
 mod user;
@@ -97,6 +98,7 @@ fn main() -> ExitCode {
         start::TESTS,
         stop::TESTS,
         depth(&[], stop::LONG),
+        systemd::TESTS,
         user::TESTS,
         net::TESTS,
         vsock::TESTS,
