@@ -99,6 +99,7 @@ fn main() -> ExitCode {
         stop::TESTS,
         depth(&[], stop::LONG),
         systemd::TESTS,
+        depth(&[], systemd::LONG),
         user::TESTS,
         net::TESTS,
         vsock::TESTS,

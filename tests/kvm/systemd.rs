@@ -1,5 +1,6 @@
 //! VMs as services of systemd: the units, readiness, the watchdog, stops and crashes.
 
+mod debian;
 mod host;
 
 use std::{
@@ -26,6 +27,26 @@ pub const TESTS: &[Test] = &[
     Test {
         name: "systemd::a_start_fails_when_the_guest_never_speaks_and_a_users_unit_runs_without_a_capability",
         run: silent_and_unprivileged,
+    },
+    Test {
+        name: "systemd::a_start_lasts_until_debian_is_up_whatever_the_guest_says_beside_and_a_stop_shuts_it_down",
+        run: debian::readiness,
+    },
+];
+
+/// Each boots it three times.
+pub const LONG: &[Test] = &[
+    Test {
+        name: "systemd::a_booted_debian_powers_off_in_order_2_to_4",
+        run: debian::three_stops,
+    },
+    Test {
+        name: "systemd::a_booted_debian_powers_off_in_order_5_to_7",
+        run: debian::three_stops,
+    },
+    Test {
+        name: "systemd::a_booted_debian_powers_off_in_order_8_to_10",
+        run: debian::three_stops,
     },
 ];
 
