@@ -134,7 +134,7 @@ fn serve(service: u16) -> Option<UnixStream> {
     ours.set_nonblocking(true).ok()?;
     let _ = ours.write(&vec![7; service.into()]);
     // Half of them stay, and nobody reads there.
-    if service % 2 == 0
+    if service.is_multiple_of(2)
         && let Ok(mut kept) = KEPT.lock()
     {
         kept.push(ours);

@@ -35,8 +35,14 @@ const RUN_PATIENCE: Duration = Duration::from_secs(1);
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes of the thread's stack: too few for a huge page, which the kernel may give to a larger one.
 const STACK: usize = 256 << 10;
-/// Bytes that are looked at for the last lines.
-const LAST_LINES: u64 = 32 << 10;
+/// Bytes that are looked at for a panic's words.
+const LAST_BYTES: u64 = 32 << 10;
+/// How Linux says it (kernel/panic.c).
+const PANIC_WORDS: &str = "Kernel panic - not syncing";
+/// Lines of a guest that panicked that are of interest.
+const PANIC_LINES: usize = 30;
+/// So many of them come before the panic's words.
+const LINES_BEFORE: usize = 10;
 
 /// What the thread is told.
 enum Told {
@@ -136,11 +142,20 @@ impl Hub {
         self.wake();
     }
 
-    /// The last lines of this run, at most `count`, without control characters.
-    pub fn last_lines(&self, count: usize) -> Vec<String> {
+    /// What this run's guest has said of its kernel's panic, without control characters: at most [`PANIC_LINES`] of what
+    /// it has printed last, from a few lines before the panic's own words on. These come before a call trace that may be
+    /// longer, and behind what has led to them.
+    pub fn last_words(&self) -> Vec<String> {
         let state = self.lock();
-        let from = state.ring.end().saturating_sub(LAST_LINES).max(state.run);
-        self.lines(&state.ring, count, from)
+        let from = state.ring.end().saturating_sub(LAST_BYTES).max(state.run);
+        let mut lines = self.lines(&state.ring, usize::MAX, from);
+        drop(state);
+        let words = lines.iter().position(|line| line.contains(PANIC_WORDS));
+        let last = lines.len().saturating_sub(PANIC_LINES);
+        let first = words.map_or(last, |at| at.saturating_sub(LINES_BEFORE).min(last));
+        lines.drain(..first);
+        lines.truncate(PANIC_LINES);
+        lines
     }
 
     /// The last lines of all runs, at most `count` and of `bytes` bytes, without control characters.

@@ -19,9 +19,6 @@ use crate::{
     failure::Failure,
 };
 
-/// So many lines of a guest that panicked are in the log.
-const LAST_LINES: usize = 30;
-
 /// What all runs have in common.
 pub struct Life<'a> {
     /// The VM.
@@ -127,8 +124,8 @@ impl Life<'_> {
         if let Ok(Some(over)) = ended
             && over.outcome.end == End::Panic
         {
-            for line in self.console.last_lines(LAST_LINES) {
-                tracing::error!("the guest's last lines: {line}");
+            for line in self.console.last_words() {
+                tracing::error!("the guest's last words: {line}");
             }
         }
         self.board.update(|status| {

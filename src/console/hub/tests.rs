@@ -144,19 +144,37 @@ fn a_viewer_that_takes_nothing_costs_neither_the_guest_nor_the_others_anything()
 }
 
 #[test]
+fn of_a_panic_its_words_are_shown_and_what_led_to_them_however_long_its_trace_is() {
+    let (running, mut vmm) = hub();
+    let before = (0..50).map(|n| format!("before {n}\n"));
+    let words = ["[ 1.0] Kernel panic - not syncing: Oops\n".to_owned()];
+    let trace = (0..50).map(|n| format!("trace {n}\n"));
+    let all: String = before.chain(words).chain(trace).collect();
+    vmm.write_all(all.as_bytes()).unwrap();
+    drop(vmm);
+    running.hub().end_run();
+    let lines = running.hub().last_words();
+    assert_eq!(lines.len(), 30);
+    assert_eq!(lines[0], "before 40");
+    assert!(lines[10].contains("Kernel panic"));
+    assert_eq!(lines[29], "trace 18");
+    running.finish("the end");
+}
+
+#[test]
 fn those_who_look_on_see_a_restart_and_how_the_vm_ended() {
     let (running, mut vmm) = hub();
     let mut viewer = attach(&running, running.hub().claims().viewer().unwrap(), None);
     vmm.write_all(b"\x1b[31mfirst\x1b[0m run\r\n").unwrap();
     drop(vmm);
     running.hub().end_run();
-    assert_eq!(running.hub().last_lines(30), ["first run"]);
+    assert_eq!(running.hub().last_words(), ["first run"]);
     running.hub().say("again");
     let mut vmm = begin(&running);
     vmm.write_all(b"second run").unwrap();
     drop(vmm);
     running.hub().end_run();
-    assert_eq!(running.hub().last_lines(30), ["second run"]);
+    assert_eq!(running.hub().last_words(), ["second run"]);
     assert_eq!(
         running.hub().history(2, 1 << 20),
         ["[minivmm: again]", "second run"]
