@@ -187,6 +187,11 @@ fn changed(change: impl FnOnce(String) -> String, verb: &[&str]) -> Result<Outpu
 }
 
 fn attempt(vm: &Vm, command: &mut Command) -> Result<Output> {
+    const RUNTIME: &str = "XDG_RUNTIME_DIR";
+    // An ordinary user's VMs are there, unless the test says something else.
+    if command.get_envs().all(|(variable, _)| variable != RUNTIME) {
+        command.env(RUNTIME, vm.directory());
+    }
     let output = command.current_dir(vm.directory()).output()?;
     Ok(Output {
         code: output.status.code(),

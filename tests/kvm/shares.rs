@@ -5,10 +5,11 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::Path,
     process::{Child, Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
@@ -121,6 +122,21 @@ impl Elsewhere {
         Ok(Self(child))
     }
 
+    /// The same, with its socket there; started again where it has ended, as its service manager would.
+    fn listening(socket: &Path, directory: &Path) -> Result<Self> {
+        let deadline = Instant::now() + vm::PATIENCE;
+        while Instant::now() < deadline {
+            let mut started = Self::start(socket, directory)?;
+            while started.0.try_wait()?.is_none() && Instant::now() < deadline {
+                if socket.exists() {
+                    return Ok(started);
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+        bail!("virtiofsd does not listen on {}", socket.display())
+    }
+
     /// Sends a signal to its processes: the one that does the work, and the one that waits for it.
     fn signal(&self, signal: Signal) -> Result<()> {
         for pid in vm::descendants(self.0.id())?
@@ -181,7 +197,7 @@ fn late_socket() -> Result<()> {
     running.wait_for_nth("waiting up to 60 s for a virtiofsd", 2)?;
     // As whoever runs it would: it holds a lock as long as it lives.
     drop(first);
-    let _second = Elsewhere::start(&socket, &directory)?;
+    let _second = Elsewhere::listening(&socket, &directory)?;
     let (code, output) = running.wait()?;
     ensure!(code == 0, "exit code {code}:\n{output}");
     ensure!(
