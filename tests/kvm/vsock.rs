@@ -45,7 +45,6 @@ fn streams() -> Result<()> {
              touch /data/again; sync; reboot -f\n\
          fi\n"
     ))?
-    .vcpus(2)
     .toml(
         "[vsock]\ncid = 77\nsocket = \"streams\"\n\
          allow = [\"ssh\", \"guest:5000\", \"host:9000\", \"host:9001\", \"host:9002\", \"host:9005\"]\n\
