@@ -16,7 +16,7 @@ pub fn resources(channel: &Arc<Channel>, listener: Option<OwnedFd>) -> io::Resul
             let asked = asks.send(&FromVmm::Connect { id, port }, &[]);
             asked
                 .inspect_err(
-                    |error| tracing::warn!(%error, "the supervisor cannot be asked to connect"),
+                    |error| tracing::debug!(%error, "the supervisor cannot be asked to connect"),
                 )
                 .is_ok()
         }),
@@ -24,7 +24,7 @@ pub fn resources(channel: &Arc<Channel>, listener: Option<OwnedFd>) -> io::Resul
         on_notify: Box::new(move |text| {
             let text = String::from_utf8_lossy(text).into_owned();
             if let Err(error) = tells.send(&FromVmm::Notify { text }, &[]) {
-                tracing::warn!(%error, "the supervisor cannot be told what the guest says of itself");
+                tracing::debug!(%error, "the supervisor cannot be told what the guest says of itself");
             }
         }),
     })
