@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     io::{Read, Write},
-    os::fd::OwnedFd,
     process::{Child, ChildStdin, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -13,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use rustix::{
     process::{Pid, Signal, kill_process},
-    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt},
     termios::{LocalModes, Termios, tcgetattr},
 };
 
@@ -87,16 +86,14 @@ pub struct OnTerminal {
 impl OnTerminal {
     /// `minivmm console test` with `options` on a terminal of its own.
     pub fn new(vm: &Vm, options: &[&str]) -> Result<Self> {
-        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        // Or it would be the tests' own terminal, whose end ends them.
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let terminal = openpt(flags)?;
         grantpt(&terminal)?;
         unlockpt(&terminal)?;
-        let path = ptsname(&terminal, Vec::new())?;
-        let theirs = File::options()
-            .read(true)
-            .write(true)
-            .open(path.to_str().context("a strange name")?)?;
+        let theirs = ioctl_tiocgptpeer(&terminal, flags)?;
         let before = tcgetattr(&terminal)?;
-        let end = || theirs.try_clone().map(OwnedFd::from);
+        let end = || theirs.try_clone();
         let mut command = vm.command(["console", "test"]);
         command.args(options);
         command.stdin(end()?).stdout(end()?).stderr(end()?);
