@@ -112,11 +112,14 @@ fn a_broken_ring_ends_all_streams_until_the_driver_resets_the_device() {
     guest.break_ring();
     guest.wait_until_broken();
     assert_eq!(rest(&mut client), "");
+    // The worker is not asleep yet.
+    let pause = || std::thread::sleep(std::time::Duration::from_millis(200));
+    pause();
     let before = guest.sleeps();
     // A client waits for better times, and costs nothing meanwhile.
     let mut patient = asked.client_to(22);
     guest.break_ring();
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    pause();
     assert_eq!(guest.sleeps(), before);
     let mut guest = Guest::activate(guest.deactivate());
     let (header, _) = guest.receive_op(Op::Request);
