@@ -1,6 +1,11 @@
 //! `minivmm start`, `restart` and what they say of what is wrong.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -8,7 +13,7 @@ use serde_json::json;
 use crate::{
     Test,
     fleet::{self, Fleet},
-    vm,
+    vm::{self, PATIENCE},
 };
 
 pub const TESTS: &[Test] = &[
@@ -49,12 +54,16 @@ fn cycle() -> Result<()> {
         before["working_directory"] == json!(fleet.path("")),
         "{before}"
     );
-    let log = fs::read_to_string(fleet.path("logs/a.log"))?;
-    // The guest's lines and the log's may be in each other.
-    ensure!(
-        log.contains("tiny guest: ") && log.contains("the VM runs"),
-        "{log}"
-    );
+    // What the guest prints is on its way for a moment; its lines and the log's may be in each other.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let log = fs::read_to_string(fleet.path("logs/a.log"))?;
+        if log.contains("tiny guest: ") && log.contains("the VM runs") {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "{log}");
+        thread::sleep(Duration::from_millis(20));
+    }
     // The socket is where the configuration says, seen from the working directory, and is found by name as well.
     let [said, _] = fleet.says(0, &["status", "--socket", "a.sock"])?;
     ensure!(said.contains("● a: running since "), "{said}");
