@@ -190,7 +190,7 @@ fn attempt(vm: &Vm, command: &mut Command) -> Result<Output> {
     const RUNTIME: &str = "XDG_RUNTIME_DIR";
     // An ordinary user's VMs are there, unless the test says something else.
     if command.get_envs().all(|(variable, _)| variable != RUNTIME) {
-        command.env(RUNTIME, vm.directory());
+        command.env(RUNTIME, vm.data());
     }
     let output = command.current_dir(vm.directory()).output()?;
     Ok(Output {
