@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, ErrorKind, Write},
+    io::{self, ErrorKind, Read, Write},
     net::Shutdown,
     os::{fd::AsFd, unix::net::UnixStream},
     process::ExitCode,
@@ -21,6 +21,8 @@ use crate::{
 
 /// How long a guest may take for its answer: the device waits for a while too, and knows more.
 const ANSWER: Duration = Duration::from_secs(minivmm_vsock::ANSWER_DEADLINE.as_secs() + 5);
+/// Bytes that are passed on at a time, at most.
+const CHUNK: usize = 64 << 10;
 /// Bytes of the device's answer at most.
 const LINE: usize = 256;
 
@@ -131,19 +133,66 @@ fn first_line(stream: &UnixStream, deadline: Instant) -> io::Result<String> {
 }
 
 /// Passes bytes on until the guest sends no more. The end of standard input is passed on as well.
-fn bridge(mut stream: UnixStream) -> io::Result<()> {
+fn bridge(stream: UnixStream) -> io::Result<()> {
     // Unlike Rust's own, these keep nothing back until a line is complete.
-    let mut input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let mut output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    let mut to_guest = stream.try_clone()?;
+    let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let to_guest = stream.try_clone()?;
     thread::Builder::new().spawn(move || {
         // A guest that takes no more is seen by its end.
-        let _ = io::copy(&mut input, &mut to_guest);
+        let _ = pass_on(input, &to_guest);
         let _ = to_guest.shutdown(Shutdown::Write);
     })?;
-    match io::copy(&mut stream, &mut output) {
+    match pass_on(stream, output) {
         // Whoever reads has had enough.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error),
         _ => Ok(()),
+    }
+}
+
+/// Copies until the end. [`io::copy`] would splice: Linux then holds the lock of a pipe while it waits for more to put into
+/// it, and its reader, which is ssh, does not get what is in there already.
+fn pass_on(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
+    let mut bytes = vec![0; CHUNK];
+    loop {
+        match from.read(&mut bytes) {
+            Ok(0) => return Ok(()),
+            Ok(count) => to.write_all(&bytes[..count])?,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn what_is_in_a_pipe_can_be_read_while_more_is_waited_for() {
+        let (stream, mut guest) = UnixStream::pair().unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
+        guest.write_all(b"banner").unwrap();
+        let bridge = thread::spawn(move || pass_on(stream, writer));
+        let (sender, read) = mpsc::channel();
+        let reading = thread::spawn(move || {
+            for _ in 0..6 {
+                let mut byte = [0; 1];
+                reader.read_exact(&mut byte).unwrap();
+                sender.send(byte[0]).unwrap();
+                // By the next one the bridge waits for the guest, or is about to.
+                thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let read: Vec<u8> = (0..6)
+            .map(|_| read.recv_timeout(Duration::from_secs(10)).unwrap())
+            .collect();
+        assert_eq!(read, b"banner");
+        drop(guest);
+        reading.join().unwrap();
+        bridge.join().unwrap().unwrap();
     }
 }

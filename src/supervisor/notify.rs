@@ -149,6 +149,21 @@ impl Notify {
         turn
     }
 
+    /// The guest does not run: nobody waits for it to become ready until it does.
+    pub fn paused(&mut self, now: Instant) {
+        if self.readiness.paused(now) {
+            self.send(&self.extend(Duration::MAX));
+        }
+    }
+
+    /// The guest runs again.
+    pub fn resumed(&mut self, now: Instant) {
+        self.readiness.resumed(now);
+        if let Some(patience) = self.readiness.patience() {
+            self.send(&self.extend(patience.saturating_add(self.stop_timeout)));
+        }
+    }
+
     /// Another message of the guest may be passed on.
     fn allowed(&mut self, now: Instant) -> bool {
         let refills = now.duration_since(self.counted).as_millis() / REFILL.as_millis();

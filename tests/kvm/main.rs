@@ -3,7 +3,7 @@
 //! Environment: `MINIVMM_GUEST` is the directory of the guest's `vmlinuz` and `initrd`, `MINIVMM_VIRTIOFSD`
 //! the virtiofsd, `MINIVMM_KERNELS` a directory with a guest for each of several kernels, `MINIVMM_GUEST_DEBIAN` the
 //! root of a small Debian, which the lab mounts, `MINIVMM_SOAK` asks for long tests and for all sizes of those that have
-//! several, `MINIVMM_REQUIRE_KVM` makes a host that is not able a failure instead of a skip, `MINIVMM_SCRATCH`
+//! several, `MINIVMM_ONLY` names the tests to run, with commas between them, `MINIVMM_REQUIRE_KVM` makes a host that is not able a failure instead of a skip, `MINIVMM_SCRATCH`
 //! is a directory on a real file system.
 
 mod backend_lost;
@@ -36,6 +36,7 @@ mod reboot;
 mod restart;
 mod shares;
 mod smbios;
+mod ssh;
 mod start;
 mod stop;
 mod systemd;
@@ -95,6 +96,8 @@ fn main() -> ExitCode {
         restart::TESTS,
         shares::TESTS,
         smbios::TESTS,
+        ssh::TESTS,
+        depth(&[], ssh::LONG),
         start::TESTS,
         stop::TESTS,
         depth(&[], stop::LONG),
@@ -118,6 +121,10 @@ fn main() -> ExitCode {
     .concat()
     .into_iter();
     trials.extend(errors.map(|test| trial(test).with_ignored_flag(no_guest)));
+    if let Some(only) = std::env::var_os("MINIVMM_ONLY") {
+        let only = only.to_string_lossy();
+        trials.retain(|trial| only.split(',').any(|name| name == trial.name()));
+    }
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

@@ -46,7 +46,8 @@ fn stops(from: u32, to: u32) -> Result<()> {
 }
 
 fn stop(n: u32) -> Result<()> {
-    let vm = Vm::with_button()?;
+    // Longer than the test waits: it tells what a guest does that does not listen.
+    let vm = Vm::with_button()?.toml("[lifecycle]\nstop_timeout = \"10m\"\n");
     let mut running = vm.start()?;
     running.wait_for("the VM runs")?;
     // Spread over the time, other ones next to each other, the same in every run.

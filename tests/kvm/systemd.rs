@@ -70,9 +70,16 @@ fn crashes() -> Result<()> {
     let host = Host::boot()?;
     service(&host, "a", "")?;
     host.drop_in("minivmm@a", "watchdog", "[Service]\nWatchdogSec=10s\n")?;
-    host.systemctl(&["start", "minivmm@a"])?;
+    verb(&host, "start a", "start of minivmm@a.service is done")?;
     ensure!(host.show("a", "StatusText")? == "the guest runs");
     host.wait_for_output("a", "minivmm-guest: dns ready", 1)?;
+    let again = verb(&host, "start a", "");
+    ensure!(
+        again.is_err_and(|error| error
+            .to_string()
+            .contains("`a` runs already: minivmm@a.service has it")),
+        "it was started twice"
+    );
 
     let first = host.processes("a")?;
     signal(first[0], Signal::KILL)?;
@@ -104,11 +111,15 @@ fn crashes() -> Result<()> {
     ensure!(host.log().contains("Watchdog timeout"), "{}", host.log());
     host.wait_for_output("a", "minivmm-guest: dns ready", 3)?;
 
-    host.systemctl(&["stop", "minivmm@a"])?;
+    let third = host.processes("a")?;
+    verb(&host, "restart a", "restart of minivmm@a.service is done")?;
+    vm::wait_gone(&third)?;
+    host.wait_for_output("a", "minivmm-guest: dns ready", 4)?;
+    verb(&host, "stop a", "stop of minivmm@a.service is done")?;
     let console = host.console("a");
     ensure!(
-        console.contains("stopping for poweroff"),
-        "no orderly stop in {console:?}"
+        console.matches("stopping for poweroff").count() == 2,
+        "no orderly stops in {console:?}"
     );
     for (property, value) in [
         ("ActiveState", "inactive"),
@@ -125,6 +136,23 @@ fn crashes() -> Result<()> {
     );
     ensure!(!host.file("/run/minivmm/a").exists(), "a runtime directory");
     ensure!(run(["ip", "link", "show", "vm-a"]).is_err(), "a tap");
+    Ok(())
+}
+
+/// Runs a verb of minivmm there, which has systemd do it.
+fn verb(host: &Host, words: &str, said: &str) -> Result<()> {
+    let program = vm::program().canonicalize()?;
+    let mut command = host.command(&program.display().to_string());
+    let output = command
+        .args(words.split(' '))
+        .env_remove("MINIVMM_RUNTIME_ROOT")
+        .output()?;
+    let text = host::text(&output);
+    ensure!(
+        output.status.success() && text.contains(said),
+        "minivmm {words}: {text}\n{}",
+        host.log()
+    );
     Ok(())
 }
 
@@ -153,12 +181,13 @@ fn silent_and_unprivileged() -> Result<()> {
 fn silent(host: &Host) -> Result<()> {
     let directory = host.file("/var/lib/minivmm/n/data");
     fs::create_dir_all(&directory)?;
-    let script = "echo minivmm-guest: standing still\nsleep 100000\n";
+    let script = "echo written >/data/written\necho minivmm-guest: standing still\nsleep 100000\n";
     let tail = "[lifecycle]\nready = \"guest\"\nready_timeout = \"20s\"\nstop_timeout = \"1s\"\n";
     scripted(host, "n", script, &directory, tail)?;
     // An orderly end of the start is minivmm's own: systemd would have given up long before.
     let own = "[Service]\nTimeoutStartSec=5s\nTimeoutStopSec=1s\nRestart=no\n";
     host.drop_in("minivmm@n", "limits", own)?;
+    host.drop_in("minivmm@n", "strict", &shipped("strict.conf")?)?;
     let begun = Instant::now();
     let started = host.systemctl(&["start", "minivmm@n"]);
     ensure!(started.is_err(), "it was started: {}", host.console("n"));
@@ -168,6 +197,10 @@ fn silent(host: &Host) -> Result<()> {
         "too early: {started:?}\n{console}"
     );
     ensure!(console.contains("standing still"), "{console}");
+    ensure!(
+        fs::read_to_string(directory.join("written"))? == "written\n",
+        "{console}"
+    );
     ensure!(console.contains("the guest never spoke"), "{console}");
     for (property, value) in [("ExecMainStatus", "16"), ("Result", "exit-code")] {
         let is = host.show("n", property)?;
@@ -178,6 +211,12 @@ fn silent(host: &Host) -> Result<()> {
     Ok(())
 }
 
+/// A drop-in as it is shipped.
+fn shipped(name: &str) -> Result<String> {
+    let program = vm::program().display().to_string();
+    run([&program, "install-units", "--print", name])
+}
+
 fn unprivileged(host: &Host) -> Result<()> {
     // Debian's udev would have made the group.
     let groups = host.file("/etc/group");
@@ -186,13 +225,7 @@ fn unprivileged(host: &Host) -> Result<()> {
         text.push_str("kvm:x:993:\n");
         fs::write(&groups, text)?;
     }
-    let drop_in = run([
-        &vm::program().display().to_string(),
-        "install-units",
-        "--print",
-        "unprivileged.conf",
-    ])?;
-    host.drop_in("minivmm@u", "unprivileged", &drop_in)?;
+    host.drop_in("minivmm@u", "unprivileged", &shipped("unprivileged.conf")?)?;
     // What the tests are made from may be where only root looks.
     let public = host.file("/run/test");
     fs::create_dir(&public)?;

@@ -1,5 +1,6 @@
 //! Things that are made once and kept below `target/lab`, under a name and a hash of all that went into them.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -56,6 +57,16 @@ pub fn directory(
     Ok(wanted)
 }
 
+/// The newest directory `NAME-HASH` in `within`, whatever it was made from.
+pub fn newest(within: &str, name: &str) -> Option<PathBuf> {
+    let entries = fs::read_dir(workspace::cache().join(within)).ok()?;
+    let kept = entries
+        .flatten()
+        .filter(|entry| is_of(&entry.file_name(), name));
+    let newest = kept.max_by_key(|entry| entry.metadata().and_then(|data| data.modified()).ok())?;
+    Some(newest.path())
+}
+
 /// Removes everything that is kept.
 pub fn clear() -> Result<()> {
     let cache = workspace::cache();
@@ -78,18 +89,19 @@ fn lock(path: &Path) -> Result<File> {
 fn remove_older(parent: &Path, name: &str) -> Result<()> {
     for entry in fs::read_dir(parent)? {
         let entry = entry?;
-        let is_older = entry
-            .file_name()
-            .to_str()
-            .and_then(|file| file.strip_prefix(name)?.strip_prefix('-'))
-            .is_some_and(|hash| {
-                hash.len() == 12 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
-            });
-        if is_older {
+        if is_of(&entry.file_name(), name) {
             fs::remove_dir_all(entry.path())?;
         }
     }
     Ok(())
+}
+
+/// Whether `file` is a thing called `name` with some hash.
+fn is_of(file: &OsStr, name: &str) -> bool {
+    let hash = file
+        .to_str()
+        .and_then(|file| file.strip_prefix(name)?.strip_prefix('-'));
+    hash.is_some_and(|hash| hash.len() == 12 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]

@@ -13,8 +13,10 @@ mod kernel;
 mod lab;
 mod lint;
 mod progress;
+mod tee;
 mod test;
 mod tools;
+mod trixie;
 mod workspace;
 
 use std::ffi::OsString;

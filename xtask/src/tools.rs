@@ -10,13 +10,15 @@ use crate::{debian, workspace};
 
 /// Debian packages, and what they are for.
 const PACKAGES: &[(&str, &str)] = &[
-    ("qemu-system-x86", "the lab"),
     ("e2fsprogs", "the lab's scratch disk"),
     ("kmod", "which module needs which"),
     ("xz-utils", "kernels, and modules in .ko.xz"),
     ("lz4", "kernels"),
     ("zstd", "kernels, and modules in .ko.zst"),
-    ("mmdebstrap", "the root of guests with systemd"),
+    (
+        "mmdebstrap",
+        "the root of guests with systemd, and the lab's QEMU",
+    ),
     ("uidmap", "mmdebstrap, where it is not run by root"),
     ("debian-archive-keyring", "what that root is signed with"),
     ("squashfs-tools-ng", "that root as one image"),
@@ -26,6 +28,7 @@ const PACKAGES: &[(&str, &str)] = &[
         "systemd",
         "PID 1 of hosts in tests, and the check of the units",
     ),
+    ("openssh-client", "minivmm ssh in tests"),
     ("strace", "counting system calls"),
     ("python3", "programs with a terminal or a socket in tests"),
     ("acpica-tools", "iasl reads the ACPI tables in tests"),

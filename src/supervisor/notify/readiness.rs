@@ -21,6 +21,10 @@ enum State {
     Waiting {
         until: Instant,
     },
+    /// The same, and it cannot say anything because it does not run: this much of its time was left.
+    Paused {
+        left: Duration,
+    },
     Ready,
     Failed,
 }
@@ -54,19 +58,47 @@ impl Readiness {
     /// The guest has said something, and whether it is ready; says whether that makes the VM ready.
     pub fn guest_says(&mut self, ready: bool, now: Instant) -> bool {
         self.spoke = true;
-        if !matches!(self.state, State::Waiting { .. }) {
-            return false;
+        match (&self.state, ready) {
+            (State::Waiting { .. } | State::Paused { .. }, true) => {
+                self.state = State::Ready;
+                true
+            }
+            (State::Waiting { .. }, false) => {
+                self.wait(now);
+                false
+            }
+            // On its way when the guest was stopped.
+            (State::Paused { .. }, false) => {
+                self.state = State::Paused { left: self.timeout };
+                false
+            }
+            _ => false,
         }
-        if ready {
-            self.state = State::Ready;
-        } else {
-            self.wait(now);
+    }
+
+    /// The guest does not run; says whether it is waited for.
+    pub fn paused(&mut self, now: Instant) -> bool {
+        if let State::Waiting { until } = self.state {
+            self.state = State::Paused {
+                left: until.saturating_duration_since(now),
+            };
         }
-        ready
+        matches!(self.state, State::Paused { .. })
+    }
+
+    /// The guest runs again, and has what was left of its time.
+    pub fn resumed(&mut self, now: Instant) {
+        if let State::Paused { left } = self.state {
+            self.wait_for(left, now);
+        }
     }
 
     fn wait(&mut self, now: Instant) {
-        let until = now.checked_add(self.timeout);
+        self.wait_for(self.timeout, now);
+    }
+
+    fn wait_for(&mut self, time: Duration, now: Instant) {
+        let until = now.checked_add(time);
         self.state = State::Waiting {
             // A time-out beyond the clock's end is none.
             until: until.unwrap_or(now + Duration::from_secs(u32::MAX.into())),
@@ -160,6 +192,30 @@ mod tests {
         assert!(readiness.guest_says(true, start + 18 * SECOND));
         assert!(!readiness.guest_says(true, start + 18 * SECOND));
         assert_eq!(readiness.deadline(), None);
+    }
+
+    #[test]
+    fn a_guest_that_does_not_run_has_all_the_time_and_afterwards_what_was_left() {
+        let start = Instant::now();
+        let mut readiness = readiness(Ready::Guest);
+        assert!(!readiness.paused(start), "it does not run yet");
+        readiness.vcpus_run(start);
+        assert!(readiness.paused(start + 7 * SECOND));
+        assert!(readiness.paused(start + 8 * SECOND), "twice");
+        assert_eq!(readiness.deadline(), None);
+        assert_eq!(readiness.fails(start + 1000 * SECOND), None);
+        readiness.resumed(start + 1000 * SECOND);
+        assert_eq!(readiness.deadline(), Some(start + 1003 * SECOND));
+
+        readiness.paused(start + 1001 * SECOND);
+        assert!(!readiness.guest_says(false, start + 1001 * SECOND));
+        readiness.resumed(start + 2000 * SECOND);
+        assert_eq!(readiness.deadline(), Some(start + 2010 * SECOND));
+        readiness.paused(start + 2001 * SECOND);
+        assert!(readiness.guest_says(true, start + 2001 * SECOND));
+        assert!(!readiness.paused(start + 2002 * SECOND));
+        readiness.resumed(start + 2003 * SECOND);
+        assert!(readiness.is_ready());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! A VM that does not run for a while.
 
+use std::time::Instant;
+
 use super::{Intent, Session};
 use crate::{
     protocol::ToVmm,
@@ -78,21 +80,27 @@ impl Session<'_> {
 
     /// The VMM says that no vCPU is in the guest.
     pub(super) fn paused(&mut self) {
-        self.arrive(Pause::Asked, Pause::Done, "the VM is paused");
+        if self.arrive(Pause::Asked, Pause::Done, "the VM is paused") {
+            self.notify.paused(Instant::now());
+        }
     }
 
     /// The VMM says that the vCPUs go on.
     pub(super) fn resumed(&mut self) {
-        self.arrive(Pause::Ending, Pause::No, "the VM goes on");
+        if self.arrive(Pause::Ending, Pause::No, "the VM goes on") {
+            self.notify.resumed(Instant::now());
+        }
     }
 
-    fn arrive(&mut self, from: Pause, to: Pause, said: &str) {
+    /// Says whether it was on its way there.
+    fn arrive(&mut self, from: Pause, to: Pause, said: &str) -> bool {
         if self.pausing.state != from {
-            return;
+            return false;
         }
         self.pausing.state = to;
         self.pausing.waiting.drain(..).for_each(Answer::done);
         self.notify.status(said);
         tracing::info!("{said}");
+        true
     }
 }

@@ -1,6 +1,7 @@
 //! A small Debian 13 (trixie, systemd 257) as the root of a test's guest, made by mmdebstrap as one read-only image.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -9,10 +10,7 @@ use anyhow::{Context, Result};
 use super::{files, key, link};
 use crate::cache::{self, Key};
 use crate::command::{capture, is_root, program, run};
-use crate::{debian, kernel, workspace};
-
-/// The distribution's name on the mirror.
-const RELEASE: &str = "trixie";
+use crate::{kernel, trixie, workspace};
 
 /// Files of `guest`: packages, paths that are left out of them, and what is done last.
 const PACKAGES: &str = "debian/packages";
@@ -35,47 +33,32 @@ pub fn image() -> Option<PathBuf> {
 /// `target/lab/guest/debian` leads to its directory.
 pub fn debian() -> Result<PathBuf> {
     let recipe = files([PACKAGES, EXCLUDED, FINISH].iter().chain(&COPIED))?;
-    let mirror = debian::mirror()?;
-    // It names the checksums of all lists of packages, and changes with each point release.
-    let release = match debian::fetch(&format!("{mirror}dists/{RELEASE}/Release")) {
+    let release = match trixie::release() {
         Ok(release) => release,
         // What is there is good enough where nothing can be fetched.
         Err(error) => return image().ok_or(error),
     };
-    let key = key(include_str!("debian.rs"), &[], &recipe).with(release);
+    let key = key(include_str!("debian.rs"), &[], &recipe)
+        .with(include_str!("../trixie.rs"))
+        .with(release);
     let directory = cache::directory("guest", "debian", &key, |directory| {
-        make(&mirror, &recipe, &directory.join(IMAGE))
+        make(&recipe, &directory.join(IMAGE))
     })?;
     link(&directory, &workspace::cache().join("guest/debian"))?;
     Ok(directory.join(IMAGE))
 }
 
-fn make(mirror: &str, recipe: &BTreeMap<&str, String>, image: &Path) -> Result<()> {
+fn make(recipe: &BTreeMap<&str, String>, image: &Path) -> Result<()> {
     let work = tempfile::tempdir_in(workspace::cache())?;
     let archive = work.path().join("root.tar");
-    let mut mmdebstrap = program("mmdebstrap");
-    mmdebstrap
-        .args(["--quiet", "--variant=minbase", "--format=tar"])
-        .arg(format!(
-            "--include={}",
-            kernel::listed(&recipe[PACKAGES]).join(",")
-        ));
-    for path in kernel::listed(&recipe[EXCLUDED]) {
-        mmdebstrap.arg(format!("--dpkgopt=path-exclude={path}"));
-    }
-    for setting in debian::fetch_settings()? {
-        mmdebstrap.arg(format!("--aptopt={setting}"));
-    }
-    let finish = workspace::root().join("guest").join(FINISH);
-    let mut hook = std::ffi::OsString::from("--customize-hook=");
-    hook.push(finish);
-    mmdebstrap
-        .args([hook, RELEASE.into()])
-        .arg(&archive)
-        .arg(format!("deb {mirror} {RELEASE} main"));
-    capture(&mut mmdebstrap).context(
-        "cannot make a Debian 13; if a signature cannot be checked, the package debian-archive-keyring is too old",
-    )?;
+    let excluded = kernel::listed(&recipe[EXCLUDED]);
+    let excluded = excluded
+        .iter()
+        .map(|path| format!("--dpkgopt=path-exclude={path}").into());
+    let mut finish = OsString::from("--customize-hook=");
+    finish.push(workspace::root().join("guest").join(FINISH));
+    let packages = kernel::listed(&recipe[PACKAGES]);
+    trixie::archive("minbase", &packages, excluded.chain([finish]), &archive)?;
     // lz4: a guest's machine may be a slow one.
     let mut pack = program("tar2sqfs");
     pack.args(["--quiet", "--compressor", "lz4"]).arg(image);

@@ -25,7 +25,9 @@ const MEMORY: u32 = 8192;
 const STANDSTILL: Duration = Duration::from_secs(180);
 
 /// Runs `job` in a lab machine of its own.
-pub fn run(job: &Job, mut tee: Option<&mut dyn Write>) -> Result<u8> {
+pub fn run(job: &Job, to: Option<&mut dyn Write>) -> Result<u8> {
+    let mut stdout = io::stdout();
+    let to = to.unwrap_or(&mut stdout);
     let image = l1::image()?;
     let token = token()?;
     let mut environment = l1::inherited(env::vars_os());
@@ -82,7 +84,7 @@ pub fn run(job: &Job, mut tee: Option<&mut dyn Write>) -> Result<u8> {
         let left = deadline.saturating_duration_since(Instant::now());
         match events.recv_timeout(left.min(STANDSTILL)) {
             Ok(bytes) => {
-                let exit = progress.take(&mut console, &bytes, &mut tee)?;
+                let exit = progress.take(&mut console, &bytes, to)?;
                 if let Some(code) = exit {
                     return Ok(code);
                 }
@@ -123,7 +125,7 @@ impl Progress {
         &mut self,
         console: &mut Console,
         bytes: &[u8],
-        tee: &mut Option<&mut dyn Write>,
+        to: &mut dyn Write,
     ) -> io::Result<Option<u8>> {
         let (mut output, mut exit) = (Vec::new(), None);
         console.feed(bytes, |piece| match piece {
@@ -134,12 +136,8 @@ impl Progress {
             Piece::Report(Report::Exit(code)) => exit = Some(code),
         });
         if !output.is_empty() {
-            let mut stdout = io::stdout().lock();
-            stdout.write_all(&output)?;
-            stdout.flush()?;
-            if let Some(tee) = tee {
-                tee.write_all(&output)?;
-            }
+            to.write_all(&output)?;
+            to.flush()?;
         }
         Ok(exit)
     }
@@ -155,7 +153,7 @@ impl Progress {
 }
 
 fn qemu(kernel: &Path, initramfs: &File) -> Result<Command> {
-    let mut qemu = program("qemu-system-x86_64");
+    let mut qemu = super::qemu::qemu()?;
     qemu.args(["-no-user-config", "-nodefaults", "-display", "none"])
         .args(["-machine", "q35,hpet=off", "-cpu", "EPYC,+svm"])
         .args(["-accel", "tcg,thread=multi,tb-size=1024"])

@@ -10,6 +10,7 @@ mod console;
 mod hold;
 mod l1;
 mod machine;
+mod qemu;
 
 use std::ffi::OsString;
 use std::fs;
@@ -70,16 +71,17 @@ enum Place {
     Lab { reason: String },
 }
 
-/// Runs `job`, says on standard error where, passes its output on, and also to `tee`. Returns its exit code.
-pub fn run(job: &Job, tee: Option<&mut dyn Write>) -> Result<u8> {
+/// Runs `job`, says on standard error where, and passes its output on `to` there, or to standard output. Returns its exit
+/// code.
+pub fn run(job: &Job, to: Option<&mut dyn Write>) -> Result<u8> {
     match place(job)? {
         Place::Here => {
             eprintln!("lab: KVM here is able, running directly");
-            run_here(job, tee)
+            run_here(job, to)
         }
         Place::Lab { reason } => {
             eprintln!("lab: KVM here is not able ({reason}), running under QEMU's software CPU");
-            machine::run(job, tee)
+            machine::run(job, to)
         }
     }
 }
@@ -124,7 +126,7 @@ fn place(job: &Job) -> Result<Place> {
     Ok(Place::Lab { reason })
 }
 
-fn run_here(job: &Job, tee: Option<&mut dyn Write>) -> Result<u8> {
+fn run_here(job: &Job, to: Option<&mut dyn Write>) -> Result<u8> {
     let [name, arguments @ ..] = job.command.as_slice() else {
         anyhow::bail!("no command was given");
     };
@@ -153,7 +155,7 @@ fn run_here(job: &Job, tee: Option<&mut dyn Write>) -> Result<u8> {
     if let Some(image) = debian(job) {
         command.env("MINIVMM_GUEST_DEBIAN", guest::debian_unpacked(&image)?);
     }
-    if tee.is_some() {
+    if to.is_some() {
         command.stdout(Stdio::piped());
     }
     let mut child = match tie(&mut command).spawn() {
@@ -163,27 +165,10 @@ fn run_here(job: &Job, tee: Option<&mut dyn Write>) -> Result<u8> {
             return Ok(127);
         }
     };
-    if let (Some(tee), Some(mut output)) = (tee, child.0.stdout.take()) {
-        io::copy(&mut output, &mut Both(tee))?;
+    if let (Some(to), Some(mut output)) = (to, child.0.stdout.take()) {
+        io::copy(&mut output, to)?;
     }
     Ok(exit_code(child.0.wait()?))
-}
-
-/// Standard output and one more.
-struct Both<'a>(&'a mut dyn Write);
-
-impl Write for Both<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(bytes)?;
-        stdout.flush()?;
-        self.0.write_all(bytes)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
 }
 
 /// Rows and columns, if standard output is a terminal.

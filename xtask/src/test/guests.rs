@@ -1,6 +1,7 @@
 //! The tests that boot guests: one run of all, and where the lab may be at fault, one more of what failed.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::command::{capture_text, program};
 use crate::guest::{self, Guests};
 use crate::lab::{self, Job};
 use crate::progress::Steps;
+use crate::tee::Both;
 use crate::{tools, workspace};
 
 /// So many tests may be repeated. QEMU's software CPU now and then loses its way under a running kernel (docs/lab.md);
@@ -87,11 +89,11 @@ pub fn run(needs: &Needs) -> Result<Outcome> {
     let in_lab = lab::is_needed(&all)?;
 
     let mut output = TestOutput::default();
-    let mut code = lab::run(&all, Some(&mut output))?;
+    let mut code = shown(&all, &mut output)?;
     if in_lab && code == lab::NO_OUTCOME && output.results == 0 {
         println!("make test: the lab was lost and not the tests; once more from the beginning");
         output = TestOutput::default();
-        code = lab::run(&all, Some(&mut output))?;
+        code = shown(&all, &mut output)?;
     }
     let mut tally = output.tally;
     let mut complaints = Vec::new();
@@ -102,7 +104,7 @@ pub fn run(needs: &Needs) -> Result<Outcome> {
         for name in output.failed() {
             println!("make test: {name} failed in the lab; once more");
             let mut again = TestOutput::default();
-            let code = lab::run(&needs.job(&["--exact", name]), Some(&mut again))?;
+            let code = shown(&needs.job(&["--exact", name]), &mut again)?;
             if code == 0 && (again.tally.passed, again.tally.failed) == (1, 0) {
                 println!("make test: {name} passed when it was repeated");
                 tally.passed += 1;
@@ -113,6 +115,11 @@ pub fn run(needs: &Needs) -> Result<Outcome> {
         complaints.push(format!("the KVM tests ended with exit code {code}"));
     }
     Ok(Outcome { tally, complaints })
+}
+
+/// Runs tests before everybody's eyes, and takes what they print.
+fn shown(job: &Job, output: &mut TestOutput) -> Result<u8> {
+    lab::run(job, Some(&mut Both(&mut io::stdout(), output)))
 }
 
 /// Whether all failures are known by name and few enough.
