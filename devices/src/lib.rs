@@ -4,7 +4,8 @@
 //! * [`console`]: the guest's output on its way out, its input on its way in, whichever console it uses
 //! * [`hypervisor`]: the little that a device asks of KVM, as a trait that the `vmm` crate fulfils
 //! * [`pci`]: bus 0, its two configuration mechanisms, BARs and MSI-X
-//! * [`virtio`]: the device trait, its worker thread, the virtio-pci transport, the entropy device and the console
+//! * [`virtio`]: the device trait, its worker thread, the virtio-pci transport, the entropy device, the
+//!   balloon and the console
 //! * [`legacy`]: the 16550 serial port, the CMOS clock, pvpanic, the i8042 reset line and the ACPI sleep and
 //!   reset registers
 //! * [`text`]: text of others in our log

@@ -17,6 +17,8 @@ pub enum DeviceType {
     Console = 3,
     /// Entropy source (5.4).
     Entropy = 4,
+    /// Memory balloon (5.5).
+    Balloon = 5,
     /// Socket device (5.10).
     Socket = 19,
     /// File system (5.11).

@@ -5,9 +5,11 @@
 //! * [`worker`]: the thread on which an activated device runs
 //! * [`pci`]: registers, negotiation and reset of a device on PCI
 //! * [`rng`]: the entropy device
+//! * [`balloon`]: the balloon, and memory that the guest reports as free
 //! * [`console`]: the console
 //! * [`queue`]: taking buffers out of a virtqueue whose driver is not trusted
 
+pub mod balloon;
 pub mod console;
 pub mod device;
 pub mod interrupt;
@@ -16,6 +18,7 @@ pub mod queue;
 pub mod rng;
 pub mod worker;
 
+pub use balloon::Balloon;
 pub use console::Console;
 pub use device::{Activation, ActiveQueue, ConfigSpace, DeviceType, StaticConfig, VirtioDevice};
 pub use interrupt::{DeviceInterrupt, DeviceStatus, QueueInterrupt};

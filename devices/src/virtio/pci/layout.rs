@@ -197,7 +197,7 @@ fn class(device_type: DeviceType) -> u32 {
         DeviceType::FileSystem => 0x01_80_00,
         // Does not fit any defined class.
         DeviceType::Console => 0x07_80_00,
-        DeviceType::Entropy => 0xff_00_00,
+        DeviceType::Balloon | DeviceType::Entropy => 0xff_00_00,
         // Other communication controller.
         DeviceType::Socket => 0x07_80_00,
     }
