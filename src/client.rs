@@ -10,13 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use minivmm_vmm::BalloonReport;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use varlink::{Reply, Request, sansio::protocol::serialize_request};
 
 use crate::{
     board::Status,
-    control::interface::NAME,
+    control::interface::{BalloonParameters, NAME},
     failure::{Failure, code},
     runtime_dir, survey,
 };
@@ -185,6 +186,20 @@ impl Client {
             }
         }
         Err(error)
+    }
+
+    /// What is known of the VM's balloon, after what `parameters` asks for.
+    pub fn balloon(
+        &mut self,
+        parameters: &BalloonParameters,
+        patience: Duration,
+    ) -> Result<BalloonReport, Error> {
+        #[derive(serde::Deserialize)]
+        struct Parameters {
+            balloon: BalloonReport,
+        }
+        let reply: Parameters = self.call("Balloon", parameters, patience)?;
+        Ok(reply.balloon)
     }
 
     /// What the VM is doing.

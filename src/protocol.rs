@@ -12,7 +12,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
-use minivmm_vmm::{Blame, End, Metrics, VmConfig};
+use minivmm_vmm::{BalloonReport, Blame, End, Metrics, VmConfig};
 use rustix::{
     fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
     net::{
@@ -90,6 +90,15 @@ pub enum ToVmm {
         /// Comes back with the answer.
         id: u64,
     },
+    /// Say what is known of the balloon; answered by [`FromVmm::Balloon`].
+    Balloon {
+        /// Comes back with the answer.
+        id: u64,
+        /// Bytes that are wanted in it from now on.
+        size_bytes: Option<u64>,
+        /// Whether the guest is to be asked how much memory it uses. Then the answer may take a second.
+        statistics: bool,
+    },
     /// Say what has been counted; answered by [`FromVmm::Metrics`].
     Metrics {
         /// Comes back with the answer.
@@ -129,6 +138,13 @@ pub enum FromVmm {
         id: u64,
         /// The port.
         port: u32,
+    },
+    /// What is known of the balloon.
+    Balloon {
+        /// The question's.
+        id: u64,
+        /// Nothing if there is none.
+        report: Option<BalloonReport>,
     },
     /// What has been counted.
     Metrics {

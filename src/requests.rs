@@ -37,6 +37,13 @@ pub enum Wish {
         /// At once, without the guest's doing.
         force: bool,
     },
+    /// What is known of the balloon.
+    Balloon {
+        /// MiB that are wanted in it from now on.
+        size: Option<u32>,
+        /// Whether the guest is asked for its statistics.
+        statistics: bool,
+    },
     /// What has been counted, as OpenMetrics text.
     Metrics,
     /// To be told how the VM ended, when it has for good.
@@ -75,6 +82,14 @@ impl Refusal {
     pub fn not_now(message: impl Into<String>) -> Self {
         Self {
             error: "NotNow",
+            message: message.into(),
+        }
+    }
+
+    /// The VM has no such thing, or not as much of it.
+    pub fn not_possible(message: impl Into<String>) -> Self {
+        Self {
+            error: "NotPossible",
             message: message.into(),
         }
     }
@@ -184,6 +199,7 @@ impl Requests {
                 | Wish::Pause
                 | Wish::Resume
                 | Wish::Metrics
+                | Wish::Balloon { .. }
                 | Wish::Reboot { .. } => request
                     .answer
                     .refuse(Refusal::not_now("no guest runs: the VM is about to start")),

@@ -6,9 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use minivmm_vmm::BalloonReport;
+
 use crate::{
-    board::Status,
+    board::{State, Status},
     client::{Client, Error, Target},
+    control::interface::BalloonParameters,
     runtime_dir::{self, Holder},
 };
 
@@ -16,6 +19,8 @@ use crate::{
 pub const PATIENCE: Duration = Duration::from_secs(2);
 /// How long to wait before a VM is asked again that has a lock and no socket, because it starts or ends.
 const AGAIN: Duration = Duration::from_millis(20);
+/// How long the answer of a VMM process may take, without which all else can be said.
+const BALLOON: Duration = Duration::from_millis(500);
 /// How long naming VMs may take.
 const NAMES: Duration = Duration::from_millis(300);
 
@@ -33,8 +38,8 @@ pub struct Vm {
 /// What came of asking a VM.
 #[derive(Debug)]
 pub enum Found {
-    /// What it says.
-    Status(Box<Status>),
+    /// What it says, and what is known of its balloon.
+    Status(Box<Status>, Option<BalloonReport>),
     /// It runs and does not say anything, or nothing that can be understood.
     NoAnswer {
         /// Its supervisor, as the lock says.
@@ -101,10 +106,15 @@ fn ask(directory: &Path, deadline: Instant) -> Option<Found> {
     let left = || deadline.saturating_duration_since(Instant::now());
     let least = Duration::from_millis(1);
     loop {
-        let status = Client::connect_within(&socket, left().max(least))
-            .and_then(|mut client| client.status(left().max(least)));
-        match status {
-            Ok(status) => return Some(Found::Status(Box::new(status))),
+        let said = Client::connect_within(&socket, left().max(least)).and_then(|mut client| {
+            let status = client.status(left().max(least))?;
+            let runs = matches!(status.state, State::Running | State::Paused);
+            // One that starts or ends has other things to do.
+            let balloon = runs.then(|| balloon(&mut client, left().max(least)));
+            Ok((status, balloon.flatten()))
+        });
+        match said {
+            Ok((status, balloon)) => return Some(Found::Status(Box::new(status), balloon)),
             Err(Error::NoPermission(_)) => return Some(Found::NotYours),
             Err(Error::NoAnswer | Error::Refused(_) | Error::Nonsense(_)) => {
                 return Some(Found::NoAnswer {
@@ -122,6 +132,12 @@ fn ask(directory: &Path, deadline: Instant) -> Option<Found> {
             },
         }
     }
+}
+
+/// What is known of the balloon of a VM that runs. Its guest is not asked.
+pub fn balloon(client: &mut Client, patience: Duration) -> Option<BalloonReport> {
+    let patience = patience.min(BALLOON);
+    client.balloon(&BalloonParameters::default(), patience).ok()
 }
 
 fn pid(holder: Holder) -> Option<u32> {

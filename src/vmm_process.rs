@@ -16,7 +16,8 @@ use std::{
 
 use minivmm_net::Tap;
 use minivmm_vmm::{
-    Blame, End, Handle, Progress, Resources, Vm, VmConfig, WaitingWriter, machine::OnShareLost,
+    BalloonReport, Blame, End, Handle, Progress, Resources, Vm, VmConfig, WaitingWriter,
+    machine::OnShareLost,
 };
 use minivmm_vsock::Answers;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -94,7 +95,7 @@ fn start(config: &VmConfig, resources: Resources) -> Result<Handle, minivmm_vmm:
 
 /// Does what the supervisor says until the VM has ended, and says how it did. `answers` is for connections that the guest
 /// wants.
-fn obey(channel: &Channel, handle: &Handle, answers: Option<&Answers>) -> End {
+fn obey(channel: &Arc<Channel>, handle: &Handle, answers: Option<&Answers>) -> End {
     loop {
         let progress = handle.progress_fd();
         let mut fds = [
@@ -127,6 +128,25 @@ fn obey(channel: &Channel, handle: &Handle, answers: Option<&Answers>) -> End {
                 Ok(Some((ToVmm::Pause, _))) => handle.pause(),
                 Ok(Some((ToVmm::Resume, _))) => handle.resume(),
                 Ok(Some((ToVmm::Ping { id }, _))) => handle.ping(id),
+                Ok(Some((
+                    ToVmm::Balloon {
+                        id,
+                        size_bytes,
+                        statistics,
+                    },
+                    _,
+                ))) => {
+                    if let Some(bytes) = size_bytes {
+                        handle.set_balloon(bytes);
+                    }
+                    match statistics {
+                        true => {
+                            let channel = channel.clone();
+                            handle.ask_balloon(move |report| tell_balloon(&channel, id, report));
+                        }
+                        false => tell_balloon(channel, id, handle.balloon()),
+                    }
+                }
                 Ok(Some((ToVmm::Metrics { id }, _))) => {
                     let metrics = handle.metrics();
                     if let Err(error) = channel.send(&FromVmm::Metrics { id, metrics }, &[]) {
@@ -141,6 +161,12 @@ fn obey(channel: &Channel, handle: &Handle, answers: Option<&Answers>) -> End {
                 }
             }
         }
+    }
+}
+
+fn tell_balloon(channel: &Channel, id: u64, report: Option<BalloonReport>) {
+    if let Err(error) = channel.send(&FromVmm::Balloon { id, report }, &[]) {
+        tracing::warn!("the supervisor cannot be told of the balloon: {error}");
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{io::IsTerminal, process::ExitCode};
 
 use anstyle::{AnsiColor, Style};
+use minivmm_vmm::BalloonReport;
 use serde::Serialize;
 
 use super::{
@@ -23,6 +24,7 @@ const COLUMNS: &[Column] = &[
     ("UPTIME", Align::Right),
     ("VCPU", Align::Right),
     ("MEMORY", Align::Right),
+    ("GIVEN BACK", Align::Right),
     ("CPU", Align::Right),
     ("RESTARTS", Align::Right),
     ("ADDRESSES", Align::Left),
@@ -50,6 +52,10 @@ pub struct Row {
     pub memory_used_bytes: Option<u64>,
     /// What the guest was given.
     pub memory_bytes: Option<u64>,
+    /// What of it is in the balloon.
+    pub balloon_bytes: Option<u64>,
+    /// What went back to the host since the run's start, in bytes.
+    pub given_back_bytes: Option<u64>,
     /// Processor time of all processes of the VM.
     pub cpu_usec: Option<u64>,
     /// 100 is one processor of the host; since the guest of this run began to run.
@@ -75,6 +81,8 @@ impl Row {
             vcpu: None,
             memory_used_bytes: None,
             memory_bytes: None,
+            balloon_bytes: None,
+            given_back_bytes: None,
             cpu_usec: None,
             cpu_percent: None,
             restarts: None,
@@ -93,11 +101,11 @@ impl Row {
                 pid,
                 ..row
             },
-            Found::Status(status) => row.of(&status),
+            Found::Status(status, balloon) => row.of(&status, balloon.as_ref()),
         }
     }
 
-    fn of(self, status: &Status) -> Self {
+    fn of(self, status: &Status, balloon: Option<&BalloonReport>) -> Self {
         let usage = Usage::of(status);
         let uptime = uptime(status);
         let cpu = usage.cpu.zip(uptime);
@@ -110,6 +118,8 @@ impl Row {
             vcpu: Some(status.vcpu),
             memory_used_bytes: usage.memory,
             memory_bytes: Some(u64::from(status.mem) << 20),
+            balloon_bytes: balloon.map(|balloon| balloon.size_bytes),
+            given_back_bytes: balloon.map(BalloonReport::given_back_bytes),
             cpu_usec: usage.cpu.map(|cpu| cpu.as_micros() as u64),
             cpu_percent: cpu.and_then(|(cpu, uptime)| Some(round(percent(cpu, uptime)?))),
             restarts: Some(status.restarts),
@@ -128,6 +138,7 @@ impl Row {
             let used = self.memory_used_bytes.map(|used| (used >> 20).to_string());
             format!("{}/{}M", used.as_deref().unwrap_or("-"), given >> 20)
         });
+        let back = self.given_back_bytes;
         vec![
             self.name.clone().into(),
             Cell {
@@ -138,6 +149,7 @@ impl Row {
             dash(self.uptime_sec.map(look::age)),
             dash(self.vcpu.map(|vcpu| vcpu.to_string())),
             dash(memory),
+            dash(back.map(|back| format!("{}M", back >> 20))),
             dash(self.cpu_percent.map(|percent| format!("{percent:.1}%"))),
             dash(self.restarts.map(|restarts| restarts.to_string())),
             self.addresses.join(" ").into(),

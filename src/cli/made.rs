@@ -20,7 +20,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     (
         "Run",
         &[
-            "run", "start", "stop", "restart", "reboot", "pause", "resume",
+            "run", "start", "stop", "restart", "reboot", "pause", "resume", "balloon",
         ],
     ),
     ("See", &["list", "top", "status", "logs", "metrics"]),

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod balloon;
 mod check;
 mod config;
 mod console;
@@ -117,6 +118,20 @@ enum Verb {
     Metrics {
         #[command(flatten)]
         of: target::TargetArgs,
+    },
+    /// Take memory from a guest or give it back; say what it uses
+    ///
+    /// What a guest does not use goes back to the host without this, unless its configuration says otherwise. The balloon
+    /// takes what the guest would use for caches, too. docs/memory.md says what each number means.
+    Balloon {
+        #[command(flatten)]
+        of: target::TargetArgs,
+        /// What is to be taken from now on; the guest gets there in its time
+        #[arg(long, value_name = "MIB")]
+        size: Option<u32>,
+        /// Print one JSON object instead of lines
+        #[arg(long)]
+        json: bool,
     },
     /// Shut a VM down, and wait until its processes are gone
     ///
@@ -296,6 +311,7 @@ pub fn main() -> ExitCode {
         Verb::Top(args) => top::top(args),
         Verb::Status { of, json } => status::status(of, *json),
         Verb::Metrics { of } => metrics::metrics(of),
+        Verb::Balloon { of, size, json } => balloon::balloon(of, *size, *json),
         Verb::InstallUnits(args) => install_units::run(args),
         Verb::Stop { of, args } => stop::stop(of, args),
         Verb::Pause { of } => pause::pause(of),

@@ -182,7 +182,7 @@ impl<'a> Row<'a> {
         let named_by = match kind {
             Kind::Net(_) => "id",
             Kind::Fs(_) => "tag",
-            Kind::HostBridge | Kind::Rng | Kind::Console | Kind::Vsock(_) => "",
+            Kind::HostBridge | Kind::Rng | Kind::Console | Kind::Balloon(_) | Kind::Vsock(_) => "",
         };
         let mut name = String::new();
         let mut details = Vec::new();

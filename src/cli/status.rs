@@ -7,6 +7,7 @@ use std::{
 };
 
 use anstyle::{AnsiColor, Style};
+use minivmm_vmm::BalloonReport;
 use serde::Serialize;
 
 use super::{look, target::TargetArgs};
@@ -14,6 +15,7 @@ use crate::{
     board::{Status, fingerprint},
     client::{Client, PATIENCE, Target},
     failure::Failure,
+    survey,
     usage::{Usage, percent, uptime},
 };
 
@@ -27,6 +29,8 @@ struct Report {
     memory_used_bytes: Option<u64>,
     /// Processor time of all processes of the VM.
     cpu_usec: Option<u64>,
+    /// What is known of its balloon; `null` if it has none or does not run.
+    balloon: Option<BalloonReport>,
     /// Whether the configuration's text is another than when the VM started; `null` if it cannot be read.
     config_changed: Option<bool>,
 }
@@ -34,8 +38,11 @@ struct Report {
 /// Says what a VM is doing.
 pub fn status(of: &TargetArgs, json: bool) -> Result<ExitCode, Failure> {
     let target = of.target();
-    let status = Client::connect(&target)
-        .and_then(|mut client| client.status(PATIENCE))
+    let (status, balloon) = Client::connect(&target)
+        .and_then(|mut client| {
+            let status = client.status(PATIENCE)?;
+            Ok((status, survey::balloon(&mut client, PATIENCE)))
+        })
         .map_err(|error| error.of(&target))?;
     let usage = Usage::of(&status);
     let config = Config::of(&status);
@@ -44,6 +51,7 @@ pub fn status(of: &TargetArgs, json: bool) -> Result<ExitCode, Failure> {
             uptime_sec: uptime(&status).map(|uptime| uptime.as_secs()),
             memory_used_bytes: usage.memory,
             cpu_usec: usage.cpu.map(|cpu| cpu.as_micros() as u64),
+            balloon,
             config_changed: match config {
                 Config::Same => Some(false),
                 Config::Changed => Some(true),
@@ -52,7 +60,7 @@ pub fn status(of: &TargetArgs, json: bool) -> Result<ExitCode, Failure> {
             status,
         })?;
     } else {
-        lines(&status, usage, &config, &target)
+        lines(&status, usage, balloon.as_ref(), &config, &target)
             .iter()
             .for_each(look::say);
     }
@@ -76,7 +84,13 @@ impl Config {
     }
 }
 
-fn lines(status: &Status, usage: Usage, config: &Config, target: &Target) -> Vec<String> {
+fn lines(
+    status: &Status,
+    usage: Usage,
+    balloon: Option<&BalloonReport>,
+    config: &Config,
+    target: &Target,
+) -> Vec<String> {
     const WARNING: Style = AnsiColor::Yellow.on_default();
     let name = look::clean(&status.name);
     let style = look::state(status.state);
@@ -122,6 +136,13 @@ fn lines(status: &Status, usage: Usage, config: &Config, target: &Target) -> Vec
     let used = usage.memory.map(look::bytes);
     let used = used.as_deref().unwrap_or("-");
     say("Memory", &format!("{used} of {}M", status.mem));
+    if let Some(balloon) = balloon {
+        if balloon.size_bytes > 0 || balloon.target_bytes > 0 {
+            let [size, target] = [balloon.size_bytes, balloon.target_bytes].map(look::bytes);
+            say("Balloon", &format!("{size}, {target} wanted"));
+        }
+        say("Given back", &super::balloon::given_back(balloon));
+    }
     say("CPU", &cpu(status, usage));
     if !status.addresses.is_empty() {
         say("Addresses", &look::clean(&status.addresses.join(" ")));
@@ -182,7 +203,12 @@ mod tests {
         let mut status = Board::new(&config, &path, text).status();
         change(&mut status);
         let target = Target::Name("a".to_owned());
-        let lines = lines(&status, usage, &Config::of(&status), &target).into_iter();
+        let balloon = BalloonReport {
+            reported_bytes: 300 << 20,
+            ..BalloonReport::default()
+        };
+        let config = Config::of(&status);
+        let lines = lines(&status, usage, Some(&balloon), &config, &target).into_iter();
         lines
             .map(|line| anstream::adapter::strip_str(&line).to_string())
             .collect()
@@ -211,6 +237,7 @@ mod tests {
             "Z (1m0s ago)\n",
             "      PIDs: 6 (supervisor), 7 (VMM)\n",
             "    Memory: 100.0M of 512M\n",
+            "Given back: 300.0M since the start, 300.0M of them reported",
             "1.500s since the start, 2.5% of one; 1 vCPU\n",
             "  Restarts: 2; the last run has ended: the guest? asked for a reset\n",
         ] {

@@ -73,6 +73,17 @@ pub struct RebootParameters {
     pub force: Option<bool>,
 }
 
+/// Parameters of `Balloon`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct BalloonParameters {
+    /// MiB that are wanted in the balloon from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u32>,
+    /// Asks the guest how much memory it uses; `false` if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statistics: Option<bool>,
+}
+
 /// What `request` asks for.
 pub fn call(request: &Request<'_>) -> Call {
     let Some((interface, method)) = request.method.rsplit_once('.') else {
@@ -102,6 +113,13 @@ pub fn call(request: &Request<'_>) -> Call {
         (NAME, "Reboot") => match parse::<RebootParameters>(parameters) {
             Ok(RebootParameters { force }) => Call::Wish(Wish::Reboot {
                 force: force.unwrap_or(false),
+            }),
+            Err(reply) => Call::Reply(*reply),
+        },
+        (NAME, "Balloon") => match parse::<BalloonParameters>(parameters) {
+            Ok(BalloonParameters { size, statistics }) => Call::Wish(Wish::Balloon {
+                size,
+                statistics: statistics.unwrap_or(false),
             }),
             Err(reply) => Call::Reply(*reply),
         },
@@ -265,6 +283,11 @@ mod tests {
             (
                 "org.minivmm.Machine.Reboot",
                 json!({ "force": 1 }),
+                "InvalidParameter",
+            ),
+            (
+                "org.minivmm.Machine.Balloon",
+                json!({ "size": -1 }),
                 "InvalidParameter",
             ),
             ("Stop", json!({}), "InterfaceNotFound"),

@@ -3,6 +3,7 @@
 //! [`text`] makes it of what the VMM has counted, of the [`board`](crate::board), and of what `/proc` has
 //! (`processes`, [`usage`](crate::usage)). [`textfile`] puts it into a file.
 
+mod balloon;
 mod processes;
 pub mod textfile;
 
@@ -223,7 +224,10 @@ fn counted(vmm: &Metrics, to: &mut Families<'_>) -> fmt::Result {
     )?;
     let console = [(NO_LABELS, vmm.console_dropped_bytes)];
     let help = "Bytes of them that nobody took in time";
-    to.counters("console_dropped", help, bytes, console)
+    to.counters("console_dropped", help, bytes, console)?;
+    vmm.balloon
+        .as_ref()
+        .map_or(Ok(()), |report| balloon::encode(report, to))
 }
 
 const NO_LABELS: [(&str, String); 0] = [];

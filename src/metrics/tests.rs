@@ -37,6 +37,23 @@ fn metrics() -> Metrics {
         console_bytes: 30,
         console_dropped_bytes: 31,
         memory_bytes: Some(4096),
+        balloon: Some(minivmm_vmm::BalloonReport {
+            target_bytes: 40,
+            size_bytes: 41,
+            inflated_bytes: 42,
+            reported_bytes: 43,
+            statistics: [
+                ("free_bytes", u64::MAX),
+                ("major_faults", 44),
+                ("swap_out_bytes", 45),
+                // Nothing that a VMM says becomes a name.
+                ("x{y=\"", 46),
+            ]
+            .map(|(name, value)| (name.to_owned(), value))
+            .into(),
+            statistics_age_msec: Some(1500),
+            ..minivmm_vmm::BalloonReport::default()
+        }),
     }
 }
 
@@ -213,6 +230,34 @@ fn numbers_are_those_that_were_counted() {
             "minivmm_exits_total",
             &[("vcpu", "1"), ("kind", "io_in")],
             0.0,
+        ),
+        ("minivmm_balloon_target_bytes", &[], 40.0),
+        ("minivmm_balloon_bytes", &[], 41.0),
+        (
+            "minivmm_memory_given_back_bytes_total",
+            &[("way", "balloon")],
+            42.0,
+        ),
+        (
+            "minivmm_memory_given_back_bytes_total",
+            &[("way", "reported")],
+            43.0,
+        ),
+        ("minivmm_guest_statistics_age_seconds", &[], 1.5),
+        (
+            "minivmm_guest_memory_bytes",
+            &[("kind", "free")],
+            u64::MAX as f64,
+        ),
+        (
+            "minivmm_guest_page_faults_total",
+            &[("kind", "major")],
+            44.0,
+        ),
+        (
+            "minivmm_guest_swap_bytes_total",
+            &[("direction", "out")],
+            45.0,
         ),
         ("minivmm_queue_requests_total", &queue, 10.0),
         ("minivmm_queue_read_bytes_total", &queue, 11.0),

@@ -1,5 +1,6 @@
 //! One run of a VM, from the start of its VMM process to that process' end.
 //!
+//! * [`balloon`]: who wants something of the balloon
 //! * [`events`]: what it waits for
 //! * [`heard`]: what the VMM says
 //! * [`metrics`]: what it has counted, and for whom
@@ -8,6 +9,7 @@
 //! * [`streams`]: connections that the guest wants
 //! * [`shares_lost`]: virtiofsds that end, shares that are lost
 
+mod balloon;
 mod events;
 mod heard;
 mod metrics;
@@ -106,6 +108,7 @@ pub struct Session<'a> {
     pausing: Pausing,
     liveness: Liveness,
     questions: Asked,
+    balloon_questions: balloon::Questions,
     losses: Losses,
     /// Why the VM is ended, if that is because its guest has not become ready.
     not_ready: Option<String>,
@@ -162,6 +165,7 @@ impl<'a> Session<'a> {
             pausing: Pausing::default(),
             liveness: Liveness::default(),
             questions: Asked::new(Textfile::new(&config.metrics, Instant::now())),
+            balloon_questions: balloon::Questions::default(),
             losses: Losses::default(),
             not_ready: None,
             outcome: None,

@@ -15,6 +15,7 @@
 //! two of them in one program do not know of each other.
 #![deny(unsafe_code)]
 
+mod balloon;
 pub mod check;
 pub mod cmdline;
 pub mod config;
@@ -36,6 +37,7 @@ mod vcpu;
 pub mod vm;
 mod watchdog;
 
+pub use balloon::BalloonReport;
 pub use config::VmConfig;
 pub use console::{Console as ConsoleThread, WaitingWriter};
 pub use end::End;

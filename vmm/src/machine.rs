@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    io::Write,
+    io::{self, Write},
     os::{
         fd::OwnedFd,
         unix::net::{UnixListener, UnixStream},
@@ -21,7 +21,7 @@ use minivmm_devices::{
     hypervisor::{Gsi, Hypervisor},
     legacy::{AcpiRegisters, GuestEnd, I8042, Panic, PvPanic, Rtc, Serial, Watchdog},
     pci::{MmioWindow, PciBus, Slot},
-    virtio::{Console, VirtioDevice, pci::VirtioPci, rng::Rng},
+    virtio::{Balloon, Console, VirtioDevice, balloon::BalloonOptions, pci::VirtioPci, rng::Rng},
 };
 use minivmm_fs::{FsDevice, Tag};
 use minivmm_net::{NetDevice, NetOptions, Tap};
@@ -274,6 +274,11 @@ impl VirtioDevices<'_> {
     ) -> Result<(), Error> {
         let slots = Slots::assign(config).map_err(crate::config::Error::Slot)?;
         self.add("rng", crate::slots::RNG, Box::new(Rng::new(entropy)))?;
+        if config.balloon.enabled {
+            let device = balloon(config).map_err(Error::EventFd)?;
+            self.sources.balloon(device.control());
+            self.add("balloon", crate::slots::BALLOON, Box::new(device))?;
+        }
         if let Some((options, resources)) = config.vsock().zip(vsock) {
             let device = VsockDevice::new(VsockOptions {
                 cid: options.cid,
@@ -316,6 +321,17 @@ impl VirtioDevices<'_> {
         self.devices.push(function);
         Ok(())
     }
+}
+
+fn balloon(config: &VmConfig) -> io::Result<Balloon> {
+    let bytes = |mib: u32| u64::from(mib) << 20;
+    Balloon::new(BalloonOptions {
+        memory: bytes(config.mem),
+        size: bytes(config.balloon.size),
+        deflate_on_oom: config.balloon.deflate_on_oom,
+        free_page_reporting: config.balloon.free_page_reporting,
+        statistics: config.balloon.statistics,
+    })
 }
 
 /// A back end that is lost after the VM's end is missed by nobody.

@@ -8,12 +8,12 @@ use std::sync::{
 use minivmm_devices::{
     GuestMemory,
     console::ConsoleSink,
-    virtio::{DeviceType, pci::VirtioPci, queue::QueueCounts},
+    virtio::{DeviceType, balloon::BalloonControl, pci::VirtioPci, queue::QueueCounts},
 };
 use minivmm_net::{Counters, counters::Counts};
 use serde::{Deserialize, Serialize};
 
-use crate::memory;
+use crate::{balloon::BalloonReport, memory};
 
 /// Why a vCPU left the guest for the VMM; what KVM does by itself is not among them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +79,7 @@ pub struct Sources {
     memory: Arc<GuestMemory>,
     devices: Vec<Arc<VirtioPci>>,
     cards: Vec<(String, Arc<Counters>)>,
+    balloon: Option<BalloonControl>,
 }
 
 impl Sources {
@@ -88,6 +89,7 @@ impl Sources {
             memory,
             devices: Vec::new(),
             cards: Vec::new(),
+            balloon: None,
         }
     }
 
@@ -101,14 +103,51 @@ impl Sources {
         self.cards.push((name.to_owned(), counters));
     }
 
+    /// The balloon, which is one of the devices.
+    pub(crate) fn balloon(&mut self, control: BalloonControl) {
+        self.balloon = Some(control);
+    }
+
+    /// Wants so many bytes in the balloon, if there is one.
+    pub(crate) fn set_balloon(&self, bytes: u64) {
+        if let Some(balloon) = &self.balloon {
+            balloon.set_target(bytes);
+        }
+    }
+
+    /// What is known of the balloon, if there is one. Nobody is asked.
+    pub(crate) fn balloon_report(&self) -> Option<BalloonReport> {
+        let balloon = self.balloon.as_ref()?;
+        let resident = memory::allocated(&self.memory);
+        Some(BalloonReport::new(balloon.state(), resident))
+    }
+
+    /// Asks the guest how much memory it uses, and tells what is known of the balloon when it has answered, or after a
+    /// second. Nothing is known where there is no balloon.
+    pub(crate) fn ask_balloon(&self, told: impl FnOnce(Option<BalloonReport>) + Send + 'static) {
+        let Some(balloon) = &self.balloon else {
+            return told(None);
+        };
+        let memory = self.memory.clone();
+        balloon.ask(Box::new(move |state| {
+            let resident = memory::allocated(&memory);
+            told(Some(BalloonReport::new(state, resident)));
+        }));
+    }
+
     /// What they have counted, with the vCPUs' exits and the console's bytes.
     pub(crate) fn read(&self, exits: &[ExitCounters], console: &ConsoleSink) -> Metrics {
         let mut metrics = Metrics {
             console_bytes: console.written(),
             console_dropped_bytes: console.dropped(),
             memory_bytes: memory::allocated(&self.memory),
+            balloon: self.balloon_report(),
             ..Metrics::of_exits(exits)
         };
+        if let Some(balloon) = &self.balloon {
+            // For the next one who wants to know: the answer is not waited for.
+            balloon.ask(Box::new(|_| ()));
+        }
         let served_here = |device: &&Arc<VirtioPci>| device.kind() != DeviceType::FileSystem;
         for device in self.devices.iter().filter(served_here) {
             metrics.add_queues(device.name(), device.counts());
@@ -135,6 +174,8 @@ pub struct Metrics {
     pub console_dropped_bytes: u64,
     /// Bytes of the guest's memory that it has touched, whoever maps them; of private memory the VMM does not know.
     pub memory_bytes: Option<u64>,
+    /// The balloon, if there is one. Its statistics are those that came when they were asked for last.
+    pub balloon: Option<BalloonReport>,
 }
 
 /// A virtqueue.

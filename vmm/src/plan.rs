@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     cmdline,
-    config::{self, Interface, Share, VmConfig, Vsock},
+    config::{self, Balloon, Interface, Share, VmConfig, Vsock},
     layout,
     slots::{self, Slots},
 };
@@ -62,6 +62,8 @@ pub enum Kind {
     Rng,
     /// The console.
     Console,
+    /// The balloon.
+    Balloon(Balloon),
     /// The socket device.
     Vsock(Vsock),
     /// A network interface.
@@ -77,6 +79,7 @@ impl Kind {
             Self::HostBridge => "host-bridge",
             Self::Rng => "rng",
             Self::Console => "console",
+            Self::Balloon(_) => "balloon",
             Self::Vsock(_) => "vsock",
             Self::Net(_) => "net",
             Self::Fs(_) => "fs",
@@ -97,6 +100,10 @@ impl Plan {
         let mut devices = vec![device(0, Kind::HostBridge), device(slots::RNG, Kind::Rng)];
         if config.console.device.has_virtio() {
             devices.push(device(slots::CONSOLE, Kind::Console));
+        }
+        if config.balloon.enabled {
+            let balloon = Kind::Balloon(config.balloon.clone());
+            devices.push(device(slots::BALLOON, balloon));
         }
         devices.extend(config.vsock().map(|v| device(slots::VSOCK, Kind::Vsock(v))));
         let interfaces = slots.interfaces.iter().zip(&config.interfaces);
@@ -155,6 +162,7 @@ mod tests {
                 ("00:00.0", "host-bridge"),
                 ("00:01.0", "rng"),
                 ("00:02.0", "console"),
+                ("00:03.0", "balloon"),
                 ("00:0e.0", "fs"),
                 ("00:1f.0", "net")
             ]
@@ -167,8 +175,8 @@ mod tests {
         for (device, kind) in plan.devices.iter().zip(json["devices"].as_array().unwrap()) {
             assert_eq!(kind["kind"], device.kind.name());
         }
-        assert_eq!(json["devices"][4]["address"], "00:1f.0");
-        let net = &json["devices"][4]["config"];
+        assert_eq!(json["devices"][5]["address"], "00:1f.0");
+        let net = &json["devices"][5]["config"];
         assert_eq!(net["mac"], "02:00:00:00:00:01");
         assert_eq!(net["address"], "10.0.0.2/8");
     }

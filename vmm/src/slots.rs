@@ -7,6 +7,8 @@ use crate::config::VmConfig;
 pub const RNG: u8 = 1;
 /// The console.
 pub const CONSOLE: u8 = 2;
+/// The balloon.
+pub const BALLOON: u8 = 3;
 /// The socket device.
 pub const VSOCK: u8 = 4;
 /// First slot of the network interfaces, 6 to 13.
@@ -58,6 +60,9 @@ impl Slots {
         let mut taken = vec![(RNG, "the entropy device".to_owned())];
         if config.console.device.has_virtio() {
             taken.push((CONSOLE, "the console".to_owned()));
+        }
+        if config.balloon.enabled {
+            taken.push((BALLOON, "the balloon".to_owned()));
         }
         if config.needs_vsock() {
             taken.push((VSOCK, "the socket device".to_owned()));
@@ -135,6 +140,10 @@ mod tests {
         assert_eq!(slots("slot = 2", "").unwrap_err(), console);
         let without = "slot = 2\n[console]\ndevice = \"serial\"";
         assert_eq!(slots(without, "").unwrap().interfaces, [2]);
+        let balloon = "interfaces.slot: interface `t0`: slot 3 is taken by the balloon";
+        assert_eq!(slots("slot = 3", "").unwrap_err(), balloon);
+        let without = "[balloon]\nenabled = false";
+        assert_eq!(slots("slot = 3", without).unwrap().interfaces, [3]);
         // A slot of a device that is not there is free.
         assert_eq!(slots("slot = 4", "").unwrap().interfaces, [4]);
         let vsock = "interfaces.slot: interface `t0`: slot 4 is taken by the socket device";

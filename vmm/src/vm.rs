@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::{
+    balloon::BalloonReport,
     config::VmConfig,
     console::Console,
     console_input::InputThread,
@@ -178,6 +179,23 @@ impl Handle {
     /// What the VM has done so far.
     pub fn metrics(&self) -> Metrics {
         self.sources.read(&self.shared.exits, &self.sink)
+    }
+
+    /// Wants `bytes` of the guest's memory in the balloon, if it has one; all that there is at most. The guest gets there in its
+    /// time, if it can.
+    pub fn set_balloon(&self, bytes: u64) {
+        self.sources.set_balloon(bytes);
+    }
+
+    /// What is known of the balloon; `None` if the VM has none. Nobody is asked.
+    pub fn balloon(&self) -> Option<BalloonReport> {
+        self.sources.balloon_report()
+    }
+
+    /// Asks the guest how much memory it uses, and tells what is known of the balloon when it has answered, within a second:
+    /// on a thread of the device's, which must not be kept waiting, or here. `None` if the VM has no balloon.
+    pub fn ask_balloon(&self, told: impl FnOnce(Option<BalloonReport>) + Send + 'static) {
+        self.sources.ask_balloon(told);
     }
 
     /// Kicks those whose bits are set.

@@ -55,6 +55,7 @@ impl Session<'_> {
                 }
                 Ok(Some(FromVmm::Connect { id, port })) => self.connect_for_guest(id, port),
                 Ok(Some(FromVmm::Metrics { id, metrics })) => self.metrics_came(id, metrics),
+                Ok(Some(FromVmm::Balloon { id, report })) => self.balloon_came(id, report),
                 Ok(Some(FromVmm::Notify { text })) => {
                     let now = Instant::now();
                     match self.notify.guest_says(&text, now) {

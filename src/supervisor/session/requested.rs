@@ -38,6 +38,7 @@ impl Session<'_> {
                     Ok(()) => answer.done(),
                     Err(why) => answer.refuse(Refusal::not_now(why)),
                 },
+                Wish::Balloon { size, statistics } => self.balloon(size, statistics, answer),
                 Wish::Metrics => self.ask_metrics(answer),
                 Wish::AwaitEnd => self.signals.requests().await_end(answer),
             }

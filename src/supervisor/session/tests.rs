@@ -39,6 +39,7 @@ fn with_session(test: impl FnOnce(Session<'_>, Channel)) {
         pausing: Pausing::default(),
         liveness: Liveness::default(),
         questions: Asked::new(None),
+        balloon_questions: balloon::Questions::default(),
         losses: Losses::default(),
         not_ready: None,
         outcome: None,
@@ -191,6 +192,56 @@ fn wish(session: &mut Session<'_>, wish: Wish) -> bool {
     session.signals.requests().put(Request { wish, answer });
     session.serve();
     given(&answers) == Some(true)
+}
+
+#[test]
+fn who_asks_for_a_balloon_is_answered_by_the_vmm_in_whatever_order_it_can() {
+    with_session(|mut session, vmm| {
+        let ask = |session: &mut Session<'_>, size, statistics| {
+            let (answer, given) = answer();
+            session.balloon(size, statistics, answer);
+            given
+        };
+        assert_eq!(given(&ask(&mut session, None, false)), Some(false));
+        session.running = Some(Instant::now());
+        // Half a GiB is what the VM has.
+        assert_eq!(given(&ask(&mut session, Some(513), false)), Some(false));
+        let slow = ask(&mut session, Some(512), true);
+        let quick = ask(&mut session, None, false);
+        let told = told(&vmm);
+        assert!(
+            matches!(
+                told[..],
+                [
+                    ToVmm::Balloon {
+                        id: 1,
+                        size_bytes: Some(0x2000_0000),
+                        statistics: true
+                    },
+                    ToVmm::Balloon {
+                        id: 2,
+                        size_bytes: None,
+                        statistics: false
+                    }
+                ]
+            ),
+            "{told:?}"
+        );
+        let report = |id| FromVmm::Balloon {
+            id,
+            report: Some(minivmm_vmm::BalloonReport::default()),
+        };
+        for (id, slow_is, quick_is) in [
+            (7, None, None),
+            (2, None, Some(true)),
+            (2, None, None),
+            (1, Some(true), None),
+        ] {
+            vmm.send(&report(id), &[]).unwrap();
+            session.hear();
+            assert_eq!((given(&slow), given(&quick)), (slow_is, quick_is), "{id}");
+        }
+    });
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! configuration, so a value built in code is held to the same limits. [`line_about`] finds the line of what
 //! is said of a key later.
 
+mod balloon;
 mod console;
 mod credential;
 mod document;
@@ -26,6 +27,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use balloon::Balloon;
 pub use console::{Console, ConsoleDevice};
 pub use credential::Credential;
 pub use lifecycle::{AfterEnd, ExitStatus, Lifecycle, Ready};
@@ -83,6 +85,9 @@ pub struct VmConfig {
     /// Streams between the guest and the host. Without this section there is no such device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vsock: Option<Vsock>,
+    /// Memory that goes back to the host.
+    #[serde(default)]
+    pub balloon: Balloon,
     /// The guest's console.
     #[serde(default)]
     pub console: Console,

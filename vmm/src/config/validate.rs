@@ -163,6 +163,17 @@ pub enum Error {
         max = Limits::CREDENTIAL_NAME
     )]
     CredentialName(String),
+    /// A balloon that would take more than there is.
+    #[error("balloon.size: {size} MiB are more than the {mem} MiB of mem")]
+    BalloonSize {
+        /// What is to be taken, MiB.
+        size: u32,
+        /// What there is, MiB.
+        mem: u32,
+    },
+    /// Something for a balloon that is not there.
+    #[error("balloon.size: there is no balloon with `enabled = false`")]
+    NoBalloon,
     /// A PCI slot that is taken or out of range.
     #[error(transparent)]
     Slot(#[from] slots::Error),
@@ -196,6 +207,7 @@ impl VmConfig {
             let (min, max) = (Limits::WATCHDOG_MIN, Limits::WATCHDOG_MAX);
             range("lifecycle.watchdog's seconds", watchdog.as_secs(), min, max)?;
         }
+        self.validate_balloon()?;
         self.validate_metrics()?;
         self.validate_smbios()?;
         self.validate_credentials()?;
