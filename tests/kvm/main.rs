@@ -7,6 +7,7 @@
 //! is a directory on a real file system.
 
 mod backend_lost;
+mod balloon;
 mod boot;
 mod budgets;
 mod clock;
@@ -72,6 +73,8 @@ fn main() -> ExitCode {
     let guests = [
         backend_lost::TESTS,
         depth(&[], backend_lost::LONG),
+        balloon::TESTS,
+        depth(&[], balloon::LONG),
         boot::TESTS,
         budgets::TESTS,
         clock::TESTS,

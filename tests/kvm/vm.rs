@@ -84,6 +84,13 @@ impl Vm {
         Ok(vm)
     }
 
+    /// A VM without a share: all its memory is its own.
+    pub fn without_share() -> Result<Self> {
+        let mut vm = Self::new()?;
+        vm.tail.clear();
+        Ok(vm)
+    }
+
     /// A VM without a share that runs a kernel of our own.
     pub fn with_tiny(last: tiny::Last) -> Result<Self> {
         let mut vm = Self::new()?;

@@ -8,9 +8,10 @@ use crate::command::{cargo, program, run};
 use crate::{docs, tools, workspace};
 
 /// Scripts, and the shell that reads them.
-const SCRIPTS: [(&str, &str); 9] = [
+const SCRIPTS: [(&str, &str); 10] = [
     ("sh", "guest/lib.sh"),
     ("sh", "guest/test-init"),
+    ("sh", "guest/memory-init"),
     ("sh", "guest/dns/init"),
     ("sh", "guest/dns/power-button"),
     ("sh", "guest/initramfs/init"),

@@ -21,9 +21,10 @@ const KERNELS: [(&str, &str); 3] = [
 ];
 
 /// Files of `guest`, where they are in the initramfs, and their permissions.
-const FILES: [(&str, &str, u32); 4] = [
+const FILES: [(&str, &str, u32); 5] = [
     ("initramfs/init", "init", 0o755),
     ("button-init", "button-init", 0o755),
+    ("memory-init", "memory-init", 0o755),
     ("test-init", "test-init", 0o755),
     ("lib.sh", "lib/guest.sh", 0o644),
 ];
