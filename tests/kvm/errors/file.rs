@@ -77,6 +77,25 @@ pub const TESTS: &[Test] = &[
         },
     },
     Test {
+        name: "errors::a_balloon_that_is_larger_than_the_memory_is_named_with_its_line",
+        run: || {
+            says(&[
+                (
+                    |c| c + "[balloon]\nsize = 257\n",
+                    ":13: balloon.size: 257 MiB are more than the 256 MiB of mem",
+                ),
+                (
+                    |c| c + "[balloon]\nenabled = false\nsize = 1\n",
+                    ":14: balloon.size: there is no balloon with `enabled = false`",
+                ),
+                (
+                    |c| c + "[balloon]\ninitial_mem = 1\n",
+                    ":13: balloon: unknown key `initial_mem`",
+                ),
+            ])
+        },
+    },
+    Test {
         name: "errors::a_bad_interface_is_named_with_its_line",
         run: || {
             says(&[
