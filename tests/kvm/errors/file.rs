@@ -88,10 +88,6 @@ pub const TESTS: &[Test] = &[
                     |c| c + "[balloon]\nenabled = false\nsize = 1\n",
                     ":14: balloon.size: there is no balloon with `enabled = false`",
                 ),
-                (
-                    |c| c + "[balloon]\ninitial_mem = 1\n",
-                    ":13: balloon: unknown key `initial_mem`",
-                ),
             ])
         },
     },
