@@ -26,8 +26,10 @@ pub enum OnEnospc {
     Error,
 }
 
+/// Told whether the host has no room for what the guest writes, on a thread of the disk's. Must not block.
+pub type OnFull = Box<dyn Fn(bool) + Send + Sync>;
+
 /// What a disk is like.
-#[derive(Clone, Debug)]
 pub struct BlockOptions {
     /// Its name in the log.
     pub name: String,
@@ -39,6 +41,8 @@ pub struct BlockOptions {
     pub engine: EngineKind,
     /// What becomes of a write for which the host has no room.
     pub on_enospc: OnEnospc,
+    /// Told when the first write begins to wait for room, and when none does any more.
+    pub on_full: Option<OnFull>,
 }
 
 /// A disk on an image.
@@ -64,7 +68,12 @@ impl BlockDevice {
             config::features(&image, queues),
             config::space(&image, queues),
         );
-        let disk = Disk::new(options.name, image, serial, options.on_enospc);
+        let disk = Disk::new(
+            options.name,
+            image,
+            serial,
+            (options.on_enospc, options.on_full),
+        );
         // Here and not when a driver comes: later it may be forbidden.
         let engine = |_| Engine::new(options.engine, &disk.file, QUEUE_SIZE).map(Some);
         let engines = (0..queues).map(engine).collect::<io::Result<Vec<_>>>()?;

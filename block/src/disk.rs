@@ -4,8 +4,8 @@ use std::{
     fs::File,
     io,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -13,14 +13,13 @@ use std::{
 use crate::{
     SERIAL_MAX,
     counters::{Counters, add},
-    device::OnEnospc,
+    device::{OnEnospc, OnFull},
 };
 
 /// How long nothing more is said of the host's room, or of its errors.
 const QUIET: Duration = Duration::from_secs(60);
 
 /// A disk.
-#[derive(Debug)]
 pub(crate) struct Disk {
     pub(crate) name: String,
     pub(crate) file: Arc<File>,
@@ -31,6 +30,9 @@ pub(crate) struct Disk {
     /// With O_DIRECT, what everything must be aligned to.
     pub(crate) direct: Option<u32>,
     pub(crate) on_enospc: OnEnospc,
+    on_full: Option<OnFull>,
+    /// Requests of all queues that wait for room; who is told of it is told under the lock, so in the right order.
+    waiting: Mutex<u64>,
     pub(crate) counters: Arc<Counters>,
     /// The host could not make stable what it had taken. The kernel says this once, and forgets what it could not write, so
     /// a flush that succeeds afterwards would say what is not so.
@@ -44,7 +46,7 @@ impl Disk {
         name: String,
         image: crate::Image,
         serial: [u8; SERIAL_MAX],
-        on_enospc: OnEnospc,
+        (on_enospc, on_full): (OnEnospc, Option<OnFull>),
     ) -> Self {
         Self {
             name,
@@ -54,6 +56,8 @@ impl Disk {
             direct: image.options.direct.then_some(image.sectors.logical),
             file: Arc::new(image.file),
             on_enospc,
+            on_full,
+            waiting: Mutex::new(0),
             counters: Arc::default(),
             unstable: AtomicBool::new(false),
             room_said: Said::default(),
@@ -68,24 +72,46 @@ impl Disk {
 
     /// One more request waits for room.
     pub(crate) fn begin_waiting(&self) {
-        if change(&self.counters.waiting, 1) == 0 && self.room_said.is_due() {
-            tracing::warn!(
-                volume = self.name,
-                "the host has no room: what the guest writes waits until there is"
-            );
+        let mut waiting = self.waiting();
+        if *waiting == 0 {
+            if self.room_said.is_due() {
+                tracing::warn!(
+                    volume = self.name,
+                    "the host has no room: what the guest writes waits until there is"
+                );
+            }
+            self.tell(true);
         }
+        self.set_waiting(&mut waiting, 1);
     }
 
     /// So many do no longer; `there_is_room`: because they could be served.
     pub(crate) fn end_waiting(&self, count: u64, there_is_room: bool) {
-        if count > 0
-            && change(&self.counters.waiting, count.wrapping_neg()) == count
-            && there_is_room
-        {
-            tracing::info!(
-                volume = self.name,
-                "the host has room again: the guest goes on"
-            );
+        if count == 0 {
+            return;
+        }
+        let mut waiting = self.waiting();
+        self.set_waiting(&mut waiting, count.wrapping_neg());
+        if *waiting == 0 {
+            if there_is_room {
+                tracing::info!(volume = self.name, "the host has room again");
+            }
+            self.tell(false);
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, u64> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_waiting(&self, waiting: &mut u64, change: u64) {
+        *waiting = waiting.wrapping_add(change);
+        self.counters.waiting.store(*waiting, Ordering::Relaxed);
+    }
+
+    fn tell(&self, full: bool) {
+        if let Some(told) = &self.on_full {
+            told(full);
         }
     }
 
@@ -117,11 +143,6 @@ impl Disk {
 
 /// What [`Disk::failed`] is told of a flush.
 pub(crate) const FLUSH: &str = "flush";
-
-/// Adds, and gives what was there before.
-fn change(counter: &AtomicU64, by: u64) -> u64 {
-    counter.fetch_add(by, Ordering::Relaxed)
-}
 
 /// When something was said last, so that it is not said with every request.
 #[derive(Debug, Default)]

@@ -22,7 +22,7 @@ mod request;
 mod slot;
 
 pub use counters::{Counters, Counts};
-pub use device::{BlockDevice, BlockOptions, OnEnospc};
+pub use device::{BlockDevice, BlockOptions, OnEnospc, OnFull};
 pub use engine::EngineKind;
 pub use image::{Image, ImageError, ImageOptions, NewImage};
 

@@ -126,6 +126,22 @@ fn lines(status: &Status, usage: Usage, config: &Config, target: &Target) -> Vec
     if !status.addresses.is_empty() {
         say("Addresses", &look::clean(&status.addresses.join(" ")));
     }
+    for (n, volume) in status.volumes.iter().enumerate() {
+        let what = if n == 0 { "Volumes" } else { "" };
+        let mut text = format!(
+            "{}: {}, {}{}",
+            look::clean(&volume.disk),
+            look::clean(&volume.image),
+            look::bytes(volume.size),
+            if volume.read_only { ", read-only" } else { "" }
+        );
+        if volume.full {
+            text.push_str(&format!(
+                "; {WARNING}the host has no room, writes wait for it{WARNING:#}"
+            ));
+        }
+        say(what, &text);
+    }
     match (status.restarts, &status.last_end) {
         (0, None) => {}
         (restarts, None) => say("Restarts", &restarts.to_string()),

@@ -72,6 +72,7 @@ pub fn plain(engine: EngineKind) -> BlockOptions {
         queues: 1,
         engine,
         on_enospc: OnEnospc::Pause,
+        on_full: None,
     }
 }
 
