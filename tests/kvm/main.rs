@@ -44,6 +44,7 @@ mod tiny;
 mod top;
 mod user;
 mod vm;
+mod volumes;
 mod vsock;
 mod watchdog;
 
@@ -105,6 +106,7 @@ fn main() -> ExitCode {
         depth(&[], systemd::LONG),
         user::TESTS,
         net::TESTS,
+        volumes::TESTS,
         vsock::TESTS,
     ]
     .concat();

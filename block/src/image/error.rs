@@ -8,13 +8,13 @@ use super::holder::Holder;
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// Nothing of that name, and none is to be made.
-    #[error("{path} does not exist: give another, or say auto_create = true and size, and it is made", path = path.display())]
+    #[error("`{path}` does not exist: give another, or say auto_create = true and size, and it is made", path = path.display())]
     Missing {
         /// The image.
         path: PathBuf,
     },
     /// Neither a file nor a block device.
-    #[error("{path} is {what} and no disk: a disk is a regular file or a block device", path = path.display())]
+    #[error("`{path}` is {what} and no disk: a disk is a regular file or a block device", path = path.display())]
     Kind {
         /// The image.
         path: PathBuf,
@@ -23,7 +23,7 @@ pub enum ImageError {
     },
     /// It may not be written.
     #[error(
-        "{path} cannot be written ({source}): give minivmm the right to, or say read_only = true",
+        "`{path}` cannot be written ({source}): give minivmm the right to, or say read_only = true",
         path = path.display()
     )]
     NotWritable {
@@ -33,14 +33,14 @@ pub enum ImageError {
         source: io::Error,
     },
     /// There is nothing in it.
-    #[error("{path} is empty: a disk has at least 512 bytes", path = path.display())]
+    #[error("`{path}` is empty: a disk has at least 512 bytes", path = path.display())]
     Empty {
         /// The image.
         path: PathBuf,
     },
     /// No whole number of sectors.
     #[error(
-        "{path} has {size} bytes, which is no multiple of {unit}: is it a raw image? `truncate -s %{unit} {path}` fills it up",
+        "`{path}` has {size} bytes, which is no multiple of {unit}: is it a raw image? `truncate -s %{unit} {path}` fills it up",
         path = path.display()
     )]
     Unit {
@@ -53,7 +53,7 @@ pub enum ImageError {
     },
     /// Smaller than its configuration says.
     #[error(
-        "{path} has {size} bytes, and size says {wanted}: make it larger with `truncate -s {wanted} {path}` and its file system with resize2fs in the guest, or correct size",
+        "`{path}` has {size} bytes, and size says {wanted}: make it larger with `truncate -s {wanted} {path}` and its file system with resize2fs in the guest, or correct size",
         path = path.display()
     )]
     TooSmall {
@@ -66,7 +66,7 @@ pub enum ImageError {
     },
     /// Another process works on it.
     #[error(
-        "{path} is in use {}: a disk that is written to has one VM, and one with read_only = true has readers alone",
+        "`{path}` is in use {}: a disk that is written to has one VM, and one with read_only = true has readers alone",
         by(holder.as_ref()),
         path = path.display()
     )]
@@ -77,13 +77,13 @@ pub enum ImageError {
         holder: Option<Holder>,
     },
     /// It is being made.
-    #[error("{path} is being made by another minivmm", path = path.display())]
+    #[error("`{path}` is being made by another minivmm", path = path.display())]
     BeingMade {
         /// The image.
         path: PathBuf,
     },
     /// No lock, for another reason than that somebody has it.
-    #[error("{path} cannot be locked: {source}", path = path.display())]
+    #[error("`{path}` cannot be locked: {source}", path = path.display())]
     Lock {
         /// The image.
         path: PathBuf,
@@ -91,7 +91,7 @@ pub enum ImageError {
         source: io::Error,
     },
     /// Its file system cannot pass the page cache by.
-    #[error("{path} cannot be opened with O_DIRECT ({source}): say direct = false", path = path.display())]
+    #[error("`{path}` cannot be opened with O_DIRECT ({source}): say direct = false", path = path.display())]
     Direct {
         /// The image.
         path: PathBuf,
@@ -100,7 +100,7 @@ pub enum ImageError {
     },
     /// There is no program that makes such a file system.
     #[error(
-        "{program} is not installed, which makes the file system of {path}: install it, or make the image yourself",
+        "{program} is not installed, which makes the file system of `{path}`: install it, or make the image yourself",
         path = path.display()
     )]
     NoMkfs {
@@ -110,7 +110,7 @@ pub enum ImageError {
         path: PathBuf,
     },
     /// The program that makes it has failed.
-    #[error("{program} could not make the file system of {path}: {said}", path = path.display())]
+    #[error("{program} could not make the file system of `{path}`: {said}", path = path.display())]
     Mkfs {
         /// The program.
         program: String,
@@ -120,7 +120,7 @@ pub enum ImageError {
         said: String,
     },
     /// Anything else.
-    #[error("{path} cannot be {what}: {source}", path = path.display())]
+    #[error("`{path}` cannot be {what}: {source}", path = path.display())]
     Io {
         /// The image.
         path: PathBuf,

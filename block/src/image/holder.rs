@@ -42,6 +42,17 @@ impl Holder {
     }
 }
 
+impl Holder {
+    /// Whether it has not ended, as far as can be seen: a zombie has.
+    pub(super) fn is_running(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid));
+        stat.is_ok_and(|stat| {
+            let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
+            !state.starts_with(['Z', 'X'])
+        })
+    }
+}
+
 /// From lines of `/proc/locks` as `1: FLOCK  ADVISORY  WRITE 708 08:02:393 0 EOF` (proc_locks(5)): the device's numbers are
 /// hexadecimal. Locks of open file descriptions have no process, and say -1.
 fn locked_by(locks: &str, file: &Metadata) -> Option<u32> {

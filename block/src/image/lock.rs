@@ -1,15 +1,29 @@
 //! Keeps an image that is written to for one VM.
 #![allow(unsafe_code)]
 
-use std::{fs::File, io, os::fd::AsRawFd, path::Path};
+use std::{
+    fs::File,
+    io,
+    os::fd::AsRawFd,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
-use rustix::fs::{FlockOperation, flock, fstatfs};
+use rustix::{
+    fs::{FlockOperation, flock, fstatfs},
+    io::Errno,
+};
 
 use super::{ImageError, holder::Holder};
 
 /// File systems on which a lock by flock(2) *is* a lock of a range of bytes (NFS, CIFS, SMB2: linux/magic.h), so that one
 /// would stand in the other's way.
 const ONE_KIND: [u32; 3] = [0x6969, 0xff53_4d42, 0xfe53_4d42];
+
+/// How long a lock is waited for that nobody seems to have, and how long between two tries.
+const PATIENCE: Duration = Duration::from_secs(5);
+const BETWEEN: Duration = Duration::from_millis(20);
 
 /// Takes two locks that last as long as the open file description, in whatever process that is: one by flock(2), by
 /// which others are told who has it, and one of all bytes, which other virtual machine monitors look at (QEMU,
@@ -32,7 +46,7 @@ pub(super) fn take(file: &File, path: &Path, read_only: bool) -> Result<(), Imag
         true => FlockOperation::NonBlockingLockShared,
         false => FlockOperation::NonBlockingLockExclusive,
     };
-    flock(file, how).map_err(|error| failed(error.into()))?;
+    flock_patiently(file, how).map_err(|error| failed(error.into()))?;
     let kind = fstatfs(file).map_err(|error| failed(error.into()))?.f_type as u32;
     match ONE_KIND.contains(&kind) {
         true => Ok(()),
@@ -42,6 +56,25 @@ pub(super) fn take(file: &File, path: &Path, read_only: bool) -> Result<(), Imag
             failed(error)
         }),
     }
+}
+
+/// Locks, and waits for a lock whose process has been killed: what it has begun may still be on its way to the disk.
+fn flock_patiently(file: &File, how: FlockOperation) -> Result<(), Errno> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match flock(file, how) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < until && is_left_over(file) => {
+                thread::sleep(BETWEEN);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Whether nobody can be found who has the lock, or one who has ended.
+fn is_left_over(file: &File) -> bool {
+    let holder = file.metadata().ok().and_then(|file| Holder::of(&file));
+    holder.is_none_or(|holder| !holder.is_running())
 }
 
 /// Locks all bytes for the open file description (fcntl(2), F_OFD_SETLK).

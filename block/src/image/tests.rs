@@ -45,12 +45,12 @@ fn what_is_no_disk_is_said_with_what_to_do() {
     let rw = options(false);
     assert_eq!(
         said(&path, rw),
-        "IMAGE is empty: a disk has at least 512 bytes"
+        "`IMAGE` is empty: a disk has at least 512 bytes"
     );
     fs::write(&path, [0; 700]).unwrap();
     let text = said(&path, rw);
     assert!(
-        text.starts_with("IMAGE has 700 bytes, which is no multiple of 512"),
+        text.starts_with("`IMAGE` has 700 bytes, which is no multiple of 512"),
         "{text}"
     );
     fs::write(&path, [0; 1024]).unwrap();
@@ -62,7 +62,7 @@ fn what_is_no_disk_is_said_with_what_to_do() {
         },
     );
     assert!(
-        text.starts_with("IMAGE has 1024 bytes, and size says 1048576: make it larger"),
+        text.starts_with("`IMAGE` has 1024 bytes, and size says 1048576: make it larger"),
         "{text}"
     );
     let pipe = directory.path().join("pipe");
@@ -74,7 +74,7 @@ fn what_is_no_disk_is_said_with_what_to_do() {
     ] {
         let text = said(path, rw);
         assert!(
-            text.starts_with(&format!("IMAGE is {what} and no disk")),
+            text.starts_with(&format!("`IMAGE` is {what} and no disk")),
             "{text}"
         );
     }
@@ -94,7 +94,7 @@ fn an_image_that_is_written_to_has_one_user_who_is_named() {
     assert_eq!(first.size(), 1 << 20);
     for read_only in [false, true] {
         let text = said(&path, options(read_only));
-        let us = format!("IMAGE is in use by process {} (`", std::process::id());
+        let us = format!("`IMAGE` is in use by process {} (`", std::process::id());
         assert!(text.starts_with(&us), "{text}");
         assert!(text.contains("read_only = true"), "{text}");
     }
@@ -150,7 +150,7 @@ fn a_lock_of_bytes_that_another_program_has_is_seen() {
     let text = said(&path, options(false));
     drop(other.stdin.take());
     other.wait().unwrap();
-    let named = format!("IMAGE is in use by process {}", other.id());
+    let named = format!("`IMAGE` is in use by process {}", other.id());
     assert!(text.starts_with(&named), "{text}");
     Image::open(&path, options(false)).unwrap();
 }
