@@ -5,11 +5,7 @@ use std::io;
 use event_manager::{EventOps, Events};
 use minivmm_devices::virtio::{Activation, DeviceInterrupt, Handler, VirtioDevice, Worker};
 
-use crate::{
-    device::BlockDevice,
-    engine::Engine,
-    lane::{Failure, Lane},
-};
+use crate::{device::BlockDevice, engine::Engine, failure::Failure, lane::Lane};
 
 pub(crate) struct Active {
     device: BlockDevice,

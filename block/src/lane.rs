@@ -1,11 +1,6 @@
 //! A queue while its driver uses it: the work of one thread.
 
-use std::{
-    io,
-    os::fd::{AsRawFd, OwnedFd},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, os::fd::AsRawFd, sync::Arc};
 
 use event_manager::{EventOps, EventSet, Events};
 use minivmm_devices::{
@@ -14,10 +9,6 @@ use minivmm_devices::{
         ActiveQueue, DeviceInterrupt, Handler,
         queue::{BrokenRing, Chain},
     },
-};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
 };
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
@@ -28,8 +19,10 @@ use crate::{
     QUEUE_SIZE, SERIAL_MAX,
     disk::Disk,
     engine::{Done, Engine},
-    request::{self, NoStatus, Refusal, Rules, Wish},
+    failure::Failure,
+    request::{self, Refusal, Rules, Wish},
     slot::{Answer, Slot, Step},
+    timer::Timer,
 };
 
 const NOTIFY: u32 = 0;
@@ -38,26 +31,6 @@ const TIMER: u32 = 2;
 
 /// Requests that are taken before other events have their turn.
 const BUDGET: u16 = 256;
-/// How often what waits for the host is tried again.
-const AGAIN: Duration = Duration::from_secs(1);
-
-/// What ends an activation.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    #[error(transparent)]
-    Ring(#[from] BrokenRing),
-    #[error(transparent)]
-    NoStatus(#[from] NoStatus),
-    #[error("cannot watch a file: {0}")]
-    Events(#[from] event_manager::Error),
-    #[error("cannot read and write the image: {0}")]
-    Engine(io::Error),
-    #[error("cannot start a thread for a queue: {0}")]
-    Thread(io::Error),
-    #[error("cannot set a timer: {0}")]
-    Timer(rustix::io::Errno),
-}
-
 /// A queue at work.
 pub(crate) struct Lane {
     disk: Arc<Disk>,
@@ -75,8 +48,7 @@ pub(crate) struct Lane {
     held: Vec<u16>,
     chain: Chain,
     done: Vec<Done>,
-    timer: OwnedFd,
-    armed: bool,
+    timer: Timer,
     gone: bool,
 }
 
@@ -89,7 +61,6 @@ impl Lane {
         queue: ActiveQueue,
         engine: Engine,
     ) -> io::Result<Self> {
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         Ok(Self {
             rules: Rules {
                 size: disk.size,
@@ -108,8 +79,7 @@ impl Lane {
             held: Vec::new(),
             chain: Chain::new(),
             done: Vec::new(),
-            timer: timerfd_create(TimerfdClockId::Monotonic, flags)?,
-            armed: false,
+            timer: Timer::new()?,
             gone: false,
         })
     }
@@ -184,7 +154,7 @@ impl Lane {
             let finished = self.finish()?;
             self.queue.queue.publish_used(&self.memory)?;
             if !begun || !self.held.is_empty() {
-                self.arm()?;
+                self.timer.arm()?;
             }
             if budget == 0 {
                 // A guest that adds as fast as we answer must not keep the thread from its stop event.
@@ -351,28 +321,9 @@ impl Lane {
 
     /// Tries what waits for the host again.
     fn try_again(&mut self) -> Result<(), Failure> {
-        let mut expirations = [0; 8];
-        // The time is up, and how often is nothing to us.
-        let _ = rustix::io::read(&self.timer, &mut expirations);
-        self.armed = false;
+        self.timer.take();
         let held = std::mem::take(&mut self.held);
         held.into_iter().try_for_each(|index| self.go_on(index))
-    }
-
-    fn arm(&mut self) -> Result<(), Failure> {
-        if self.armed {
-            return Ok(());
-        }
-        let once = Itimerspec {
-            it_interval: Timespec::default(),
-            it_value: Timespec {
-                tv_sec: AGAIN.as_secs() as i64,
-                tv_nsec: 0,
-            },
-        };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once).map_err(Failure::Timer)?;
-        self.armed = true;
-        Ok(())
     }
 }
 

@@ -16,10 +16,12 @@ pub mod counters;
 pub mod device;
 mod disk;
 mod engine;
+mod failure;
 pub mod image;
 mod lane;
 mod request;
 mod slot;
+mod timer;
 
 pub use counters::{Counters, Counts};
 pub use device::{BlockDevice, BlockOptions, OnEnospc, OnFull};

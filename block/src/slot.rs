@@ -326,3 +326,6 @@ fn copy(memory: &GuestMemory, data: &[Buffer], mut skip: u64, mut ours: &mut [u8
         };
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -107,6 +107,7 @@ fn main() -> ExitCode {
         user::TESTS,
         net::TESTS,
         volumes::TESTS,
+        depth(&[], volumes::LONG),
         vsock::TESTS,
     ]
     .concat();

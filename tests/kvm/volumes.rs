@@ -5,19 +5,20 @@ use std::{
     io::{Read, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    process::Output,
 };
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::Signal;
 
 use crate::{
-    Test, depth,
+    Test,
     guest::Guest,
     pause::status,
     tiny::{self, Last},
     vm::{self, Running, Vm, checksum, value},
 };
+
+mod kills;
+mod locks;
 
 pub const TESTS: &[Test] = &[
     Test {
@@ -26,9 +27,23 @@ pub const TESTS: &[Test] = &[
     },
     Test {
         name: "volumes::what_was_synced_is_there_after_kill_9",
-        run: kills,
+        run: kills::kills,
+    },
+    Test {
+        name: "volumes::a_restart_in_place_has_the_same_disks_and_their_locks",
+        run: locks::restart,
+    },
+    Test {
+        name: "volumes::a_block_device_is_a_disk_unless_the_host_uses_it",
+        run: locks::device,
     },
 ];
+
+/// systemd takes its time in the lab.
+pub const LONG: &[Test] = &[Test {
+    name: "volumes::systemd_mounts_a_volume_and_finds_it_by_its_serial",
+    run: systemd,
+}];
 
 /// Bytes that each disk is written with.
 const PATTERN: usize = 4 << 20;
@@ -217,25 +232,18 @@ fn on_the_host(here: &Path) -> Result<()> {
 fn others(vm: &Vm) -> Result<()> {
     let here = vm.directory();
     fs::write(here.join("tiny"), tiny::kernel(Last::Reset)?)?;
-    let start = |volume: &str| -> Result<Output> {
-        let text = format!(
-            "name = \"other\"\nmem = 128\n[kernel]\npath = \"tiny\"\n[[volumes]]\n{volume}"
-        );
-        fs::write(here.join("other.toml"), text)?;
-        vm.ask(["run", "--config", "other.toml"])
-    };
-    let reader = start("image = \"shared.img\"\nread_only = true\n")?;
+    let text = "name = \"other\"\nmem = 128\n[kernel]\npath = \"tiny\"\n\
+                [[volumes]]\nimage = \"shared.img\"\nread_only = true\n";
+    fs::write(here.join("reader.toml"), text)?;
+    let reader = vm.ask(["run", "--config", "reader.toml"])?;
     ensure!(reader.status.code() == Some(10), "{reader:?}");
     for (volume, image) in [
         ("image = \"shared.img\"\n", "shared.img"),
         ("image = \"state.img\"\n", "state.img"),
         ("image = \"state.img\"\nread_only = true\n", "state.img"),
     ] {
-        let output = start(volume)?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.code() == Some(78), "{output:?}");
-        let named = format!("volumes.image: VM `test` has it: `{image}` is in use by process ");
-        ensure!(said.contains(&named), "no `{named}` in: {said}");
+        let why = format!("volumes.image: VM `test` has it: `{image}` is in use by process ");
+        locks::refused(vm, volume, &why)?;
     }
     Ok(())
 }
@@ -287,68 +295,44 @@ fn no_room(vm: &Vm, running: &mut Running) -> Result<()> {
     Ok(())
 }
 
-/// Each number is on the disk before it is said.
-const WRITER: &str = r#"
-: >>/vol/log
-last=$(tail -n 1 /vol/log)
-last=${last:-0}
-[ "$(seq $last | sha256sum)" = "$(sha256sum </vol/log)" ] || echo minivmm-guest: numbers are missing
-echo "minivmm-guest: begins after $last"
-while :; do
-    last=$((last + 1))
-    echo $last >>/vol/log
-    sync /vol/log
-    echo "minivmm-guest: synced $last"
-done
-"#;
-
-fn kills() -> Result<()> {
-    let vm = Vm::with_script(WRITER)?
-        .guest(Guest::of_kernel("6.12-cloud")?)
+fn systemd() -> Result<()> {
+    let vm = Vm::debian()?
+        .cmdline("overlay systemd.run=\"/bin/sh /data/test.sh\"")
         .toml(
-            "[[volumes]]\nimage = \"log.img\"\nsize = 32\nauto_create = true\nmount_point = \"/vol\"\n",
+            "[[volumes]]\nimage = \"a.img\"\nsize = 16\nauto_create = true\nmount_point = \"/vol\"\n\
+             [[volumes]]\nimage = \"b.img\"\nsize = 8\nauto_create = true\nfs_type = \"none\"\nserial = \"b-1\"\n",
         );
-    let mut synced = 0;
-    for round in 0..depth(3, 30) {
-        let mut running = vm.start()?;
-        let line = running.wait_for("minivmm-guest: begins after ")?;
-        let found = number(&line)?;
-        ensure!(
-            found >= synced,
-            "{synced} was synced, and {found} is there in round {round}"
-        );
-        running.wait_for_nth("minivmm-guest: synced ", 10 + 7 * (round % 5))?;
-        running.signal(Signal::KILL)?;
-        let (_, output) = running.wait()?;
-        ensure!(
-            !output.contains("numbers are missing"),
-            "round {round}:\n{output}"
-        );
-        let last = output
-            .lines()
-            .rfind(|line| line.contains("minivmm-guest: synced "));
-        synced = number(last.context("a number")?)?;
+    let script = "exec >/dev/console 2>&1\n\
+         echo vol=$(findmnt --noheadings --output SOURCE,FSTYPE /vol)\n\
+         echo failed=$(systemctl list-units --failed --plain --no-legend)\n\
+         disk=/dev/disk/by-id/virtio-b-1\n\
+         tr '\\0' x </dev/zero | dd of=$disk bs=1M count=8 iflag=fullblock conv=fsync status=none\n\
+         blkdiscard --zeroout --offset 1048576 --length 4194304 $disk && echo zeroed=ok\n\
+         blkdiscard --offset 6291456 --length 1048576 $disk && echo discarded=ok\n";
+    fs::write(vm.data().join("test.sh"), script)?;
+    let (code, output) = vm.run()?;
+    ensure!(code == 0, "exit code {code}:\n{output}");
+    for (word, expected) in [
+        ("vol=", "/dev/vda ext4"),
+        ("failed=", ""),
+        ("zeroed=", "ok"),
+        ("discarded=", "ok"),
+    ] {
+        ensure!(value(&output, word)? == expected, "{word}:\n{output}");
     }
-    // The journal is what a guest would take first.
-    let image = vm.directory().join("log.img");
-    let image = image.to_string_lossy();
-    vm::run(["e2fsck", "-fp", &image]).or_else(|error| {
-        match error.to_string().contains("status: 1") {
-            true => Ok(String::new()),
-            false => Err(error),
-        }
-    })?;
-    let log = vm::run(["debugfs", "-R", "cat /log", &image])?;
-    let last = log.lines().last().unwrap_or_default();
-    ensure!(
-        number(last)? >= synced,
-        "{synced} was synced, and {last} is there"
-    );
-    vm.nothing_left()
-}
-
-/// The number at the end of a line.
-fn number(line: &str) -> Result<u64> {
-    let word = line.trim().rsplit(' ').next().unwrap_or_default();
-    word.parse().with_context(|| line.to_owned())
+    let mib = |n: usize| n << 20;
+    let bytes = fs::read(vm.directory().join("b.img"))?;
+    for (range, expected) in [
+        (0..mib(1), b'x'),
+        (mib(1)..mib(5), 0),
+        (mib(5)..mib(6), b'x'),
+        (mib(6)..mib(7), 0),
+        (mib(7)..mib(8), b'x'),
+    ] {
+        ensure!(
+            bytes[range.clone()].iter().all(|b| *b == expected),
+            "{range:?}"
+        );
+    }
+    Ok(())
 }
