@@ -77,8 +77,12 @@ impl BlockDevice {
         // Here and not when a driver comes: later it may be forbidden.
         let engine = |_| Engine::new(options.engine, &disk.file, QUEUE_SIZE).map(Some);
         let engines = (0..queues).map(engine).collect::<io::Result<Vec<_>>>()?;
-        if let Some(Some(engine)) = engines.first() {
-            tracing::debug!(volume = disk.name, engine = engine.name(), "a disk");
+        let by_threads = matches!(engines.first(), Some(Some(Engine::Threads(_))));
+        if by_threads && options.engine == EngineKind::Auto {
+            tracing::info!(
+                volume = disk.name,
+                "the kernel permits no io_uring here: threads read and write"
+            );
         }
         Ok(Self {
             disk: Arc::new(disk),

@@ -31,8 +31,8 @@ pub(crate) struct Disk {
     pub(crate) direct: Option<u32>,
     pub(crate) on_enospc: OnEnospc,
     on_full: Option<OnFull>,
-    /// Requests of all queues that wait for room; who is told of it is told under the lock, so in the right order.
-    waiting: Mutex<u64>,
+    /// Who is told of it is told under the lock, so in the right order.
+    waiting: Mutex<Waiting>,
     pub(crate) counters: Arc<Counters>,
     /// The host could not make stable what it had taken. The kernel says this once, and forgets what it could not write, so
     /// a flush that succeeds afterwards would say what is not so.
@@ -57,7 +57,7 @@ impl Disk {
             file: Arc::new(image.file),
             on_enospc,
             on_full,
-            waiting: Mutex::new(0),
+            waiting: Mutex::default(),
             counters: Arc::default(),
             unstable: AtomicBool::new(false),
             room_said: Said::default(),
@@ -73,8 +73,9 @@ impl Disk {
     /// One more request waits for room.
     pub(crate) fn begin_waiting(&self) {
         let mut waiting = self.waiting();
-        if *waiting == 0 {
-            if self.room_said.is_due() {
+        if waiting.count == 0 {
+            waiting.said = self.room_said.is_due();
+            if waiting.said {
                 tracing::warn!(
                     volume = self.name,
                     "the host has no room: what the guest writes waits until there is"
@@ -92,21 +93,22 @@ impl Disk {
         }
         let mut waiting = self.waiting();
         self.set_waiting(&mut waiting, count.wrapping_neg());
-        if *waiting == 0 {
-            if there_is_room {
+        if waiting.count == 0 {
+            if there_is_room && waiting.said {
                 tracing::info!(volume = self.name, "the host has room again");
             }
             self.tell(false);
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, u64> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_waiting(&self, waiting: &mut u64, change: u64) {
-        *waiting = waiting.wrapping_add(change);
-        self.counters.waiting.store(*waiting, Ordering::Relaxed);
+    fn set_waiting(&self, waiting: &mut Waiting, change: u64) {
+        waiting.count = waiting.count.wrapping_add(change);
+        let counter = &self.counters.waiting;
+        counter.store(waiting.count, Ordering::Relaxed);
     }
 
     fn tell(&self, full: bool) {
@@ -143,6 +145,14 @@ impl Disk {
 
 /// What [`Disk::failed`] is told of a flush.
 pub(crate) const FLUSH: &str = "flush";
+
+/// Requests of all queues that wait for room.
+#[derive(Debug, Default)]
+struct Waiting {
+    count: u64,
+    /// The log was told that there is none.
+    said: bool,
+}
 
 /// When something was said last, so that it is not said with every request.
 #[derive(Debug, Default)]

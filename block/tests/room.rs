@@ -3,7 +3,13 @@
 
 mod common;
 
-use std::{fs::File, os::unix::fs::FileExt, path::PathBuf, thread};
+use std::{
+    fs::File,
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    thread,
+};
 
 use common::*;
 use minivmm_block::{BlockOptions, EngineKind, OnEnospc};
@@ -114,12 +120,17 @@ fn a_write_without_room_is_an_error_if_that_is_wanted() {
 fn a_write_without_room_waits_until_there_is() {
     for engine in BOTH {
         with_little_room(|host| {
-            let mut guest = Guest::new(&host.image, options(engine, OnEnospc::Pause));
+            let told = Arc::new(Mutex::new(Vec::new()));
+            let mut options = options(engine, OnEnospc::Pause);
+            let by_disk = told.clone();
+            options.on_full = Some(Box::new(move |full| by_disk.lock().unwrap().push(full)));
+            let mut guest = Guest::new(&host.image, options);
             let first = write_too_much(&mut guest);
             guest.used(0, 8);
             let counters = guest.counters.clone();
             eventually("they wait", || counters.read().waiting == 24);
             assert_eq!(counters.read().errors, 0);
+            assert_eq!(*told.lock().unwrap(), [true]);
             // Reads and flushes do not.
             assert_eq!(guest.read(2040, 512), [0; 512]);
             assert_eq!(guest.ask(FLUSH, 0, &[], 0).0, OK);
@@ -132,6 +143,7 @@ fn a_write_without_room_waits_until_there_is() {
             }
             assert_eq!(counters.read().waiting, 0);
             assert_eq!(counters.read().writes, 32);
+            assert_eq!(*told.lock().unwrap(), [true, false]);
         });
     }
 }

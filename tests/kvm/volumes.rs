@@ -197,6 +197,9 @@ fn disks() -> Result<()> {
     }
     is("error=", "1")?;
     ensure!(output.contains("the host has room again"), "{output}");
+    let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
+    let permitted = disabled.is_ok_and(|value| value.trim() == "0");
+    ensure!(!permitted || !output.contains("no io_uring"), "{output}");
 
     on_the_host(&here)?;
     drop(little);

@@ -79,17 +79,9 @@ impl Engine {
             EngineKind::IoUring => uring(),
             EngineKind::Threads => threads(),
             EngineKind::Auto => uring().or_else(|error| {
-                tracing::debug!(%error, "no io_uring: threads do the work");
+                tracing::debug!(%error, "no io_uring");
                 threads()
             }),
-        }
-    }
-
-    /// Which one it is.
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::Uring(_) => "io_uring",
-            Self::Threads(_) => "threads",
         }
     }
 
