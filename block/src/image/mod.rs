@@ -53,7 +53,7 @@ pub struct Image {
 impl Image {
     /// Opens the image at `path`, and locks it.
     pub fn open(path: &Path, options: ImageOptions) -> Result<Self, ImageError> {
-        let image = Self::look(path, options)?;
+        let image = Self::look(path, options, true)?;
         lock::take(&image.file, path, options.read_only)?;
         Ok(image)
     }
@@ -61,7 +61,7 @@ impl Image {
     /// Makes sure that [`open`](Self::open) would find what it needs; who else uses it is not asked. Gives what tells one
     /// file from another.
     pub fn check(path: &Path, options: ImageOptions) -> Result<Metadata, ImageError> {
-        Self::look(path, options)?.metadata(path)
+        Self::look(path, options, false)?.metadata(path)
     }
 
     /// What tells one file from another.
@@ -122,7 +122,8 @@ impl Image {
         self.size
     }
 
-    fn look(path: &Path, options: ImageOptions) -> Result<Self, ImageError> {
+    /// Opens it; `claim`: a block device is then nobody else's to mount.
+    fn look(path: &Path, options: ImageOptions, claim: bool) -> Result<Self, ImageError> {
         let missing = |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound => ImageError::Missing {
                 path: path.to_owned(),
@@ -139,7 +140,7 @@ impl Image {
         if options.direct {
             flags |= libc::O_DIRECT;
         }
-        if metadata.file_type().is_block_device() && !options.read_only {
+        if claim && metadata.file_type().is_block_device() && !options.read_only {
             // Refuses a device that the host has mounted, or uses otherwise (open(2)).
             flags |= libc::O_EXCL;
         }

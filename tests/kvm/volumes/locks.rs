@@ -85,6 +85,9 @@ pub fn device() -> Result<()> {
     ensure!(status["volumes"][0]["size"] == 8 << 20, "{status}");
     let of_device = format!("image = {:?}\n", device.0);
     refused(&vm, &of_device, "is in use by process")?;
+    // Who only looks takes nothing.
+    let check = vm.ask(["config", "check", "--config", "test.toml"])?;
+    ensure!(check.status.success(), "{check:?}");
     running.signal(Signal::KILL)?;
     running.wait()?;
 
