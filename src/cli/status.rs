@@ -236,6 +236,25 @@ mod tests {
     }
 
     #[test]
+    fn volumes_are_said_with_what_is_wrong_with_them() {
+        let volume = |disk: &str, full: bool| crate::board::Volume {
+            disk: disk.to_owned(),
+            image: format!("/srv/{disk}.img"),
+            size: 64 << 20,
+            read_only: !full,
+            full,
+        };
+        let volumes = vec![volume("vda", true), volume("vdb", false)];
+        let lines = said(|status| status.volumes = volumes, Usage::default()).join("\n");
+        for words in [
+            "   Volumes: vda: /srv/vda.img, 64.0M; the host has no room, writes wait for it\n",
+            "          : vdb: /srv/vdb.img, 64.0M, read-only\n",
+        ] {
+            assert!(lines.contains(words), "`{words}` in\n{lines}");
+        }
+    }
+
+    #[test]
     fn a_configuration_that_is_another_one_now_is_said_with_what_to_do() {
         let other = |status: &mut Status| status.config_fingerprint = "x".to_owned();
         let lines = said(other, Usage::default()).join("\n");
