@@ -36,7 +36,7 @@ obey_command_line() {
     for word in $(cat /proc/cmdline); do
         case $word in
         ip=*) configure_interface "${word#ip=}" ;;
-        systemd.mount-extra=*) mount_share "${word#systemd.mount-extra=}" ;;
+        systemd.mount-extra=*) mount_extra "${word#systemd.mount-extra=}" ;;
         esac
     done
     set +f
@@ -79,8 +79,8 @@ configure_interface() {
     done
 }
 
-# WHAT:WHERE[:TYPE[:OPTIONS]], as in systemd-fstab-generator(8).
-mount_share() {
+# WHAT:WHERE[:TYPE[:OPTIONS]], as in systemd-fstab-generator(8): a share by its tag, or a volume by its device.
+mount_extra() {
     local IFS=:
     set -- $1
     mkdir -p "$2"

@@ -79,6 +79,8 @@ pub struct Status {
     pub mem: u32,
     /// Its socket device, if it has one.
     pub vsock: Option<Vsock>,
+    /// Its disks, in the order of the configuration.
+    pub volumes: Vec<Volume>,
     /// The guest's addresses, as it was told.
     pub addresses: Vec<String>,
     /// The configuration, an absolute path.
@@ -89,6 +91,22 @@ pub struct Status {
     pub config_fingerprint: String,
     /// The version of minivmm that runs it.
     pub version: String,
+}
+
+/// A disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Volume {
+    /// What the guest calls it, as `vda`.
+    pub disk: String,
+    /// Its image: an absolute path.
+    pub image: String,
+    /// Bytes.
+    pub size: u64,
+    /// The guest can read only.
+    pub read_only: bool,
+    /// The host has no room for what the guest writes, and writes wait for it.
+    pub full: bool,
 }
 
 /// A socket device.
@@ -130,6 +148,7 @@ impl Board {
             vcpu: config.vcpu,
             mem: config.mem,
             vsock: None,
+            volumes: Vec::new(),
             addresses: addresses.map(String::from).collect(),
             config: absolute(path)
                 .unwrap_or_else(|_| path.to_owned())

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Bytes of a message at most.
 const MAX_MESSAGE: usize = 128 * 1024;
-/// Descriptors of a message at most: seven of the machine, eight taps with eight queues each, eight shares, and some for
+/// Descriptors of a message at most: seven of the machine, eight taps with eight queues each, eight shares, ten volumes, and some for
 /// what is to come. The kernel's limit is 253 (SCM_MAX_FD).
 const MAX_FDS: usize = 128;
 /// Bytes of a configuration as JSON at most. A file of [`Limits::FILE`](minivmm_vmm::config::Limits::FILE) bytes stays
@@ -53,6 +53,8 @@ pub enum Role {
     Credentials,
     /// A connection to virtiofsd; in the order of the shares.
     Share,
+    /// An image; in the order of the volumes.
+    Volume,
     /// The listening socket of the socket device.
     Vsock,
 }
@@ -122,6 +124,13 @@ pub enum FromVmm {
     ShareLost {
         /// The share's tag.
         tag: String,
+    },
+    /// The host has no room for what the guest writes to a volume that waits for it, or has again.
+    VolumeFull {
+        /// What the guest calls the disk.
+        disk: String,
+        /// There is no room.
+        full: bool,
     },
     /// No vCPU is in the guest until it is resumed.
     Paused,

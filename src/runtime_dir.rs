@@ -61,6 +61,14 @@ pub fn holder(directory: &Path) -> Holder {
     lock::holder(&directory.join(LOCK))
 }
 
+/// The name of the VM whose supervisor is the process `pid`.
+pub fn vm_of(pid: u32) -> Option<String> {
+    let directory = all().into_iter();
+    let mut of_it = directory.filter(|directory| holder(directory) == Holder::Process(pid));
+    let name = of_it.next()?.file_name()?.to_string_lossy().into_owned();
+    Some(name)
+}
+
 /// Connects to the socket at `path`; an error of the kind `WouldBlock` if that takes longer than `patience`, because as
 /// many wait there as may.
 pub fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {

@@ -14,10 +14,11 @@ use std::{
     sync::Arc,
 };
 
+use minivmm_block::Image;
 use minivmm_net::Tap;
 use minivmm_vmm::{
     BalloonReport, Blame, End, Handle, Progress, Resources, Vm, VmConfig, WaitingWriter,
-    machine::OnShareLost,
+    machine::{OnShareLost, OnVolumeFull},
 };
 use minivmm_vsock::Answers;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -195,6 +196,7 @@ fn resources(
     let mut listener = None;
     let (mut entropy, mut console, mut credentials) = (None, None, None);
     let (mut taps, mut shares) = (BTreeMap::<u8, Vec<OwnedFd>>::new(), Vec::new());
+    let mut images = Vec::new();
     for (role, fd) in roles.into_iter().zip(fds) {
         match role {
             Role::Config => {
@@ -211,6 +213,7 @@ fn resources(
             Role::Console => console = Some(File::from(fd)),
             Role::Tap(interface) => taps.entry(interface).or_default().push(fd),
             Role::Credentials => credentials = Some(fd),
+            Role::Volume => images.push(File::from(fd)),
             Role::Vsock => listener = Some(fd),
             Role::Share => shares.push(UnixStream::from(fd)),
         }
@@ -231,6 +234,12 @@ fn resources(
         })
     });
     let taps = taps.collect::<Result<_, _>>()?;
+    let volumes = config.volumes.iter().zip(images).map(|(volume, file)| {
+        // It was in order when the supervisor opened it, so somebody has changed it, before a restart perhaps.
+        Image::from_file(file, &volume.image, volume.options())
+            .map_err(|error| (Blame::Config, format!("volumes.{}: {error}", error.key())))
+    });
+    let volumes = volumes.collect::<Result<_, _>>()?;
     let vsock = config
         .needs_vsock()
         .then(|| streams::resources(channel, listener));
@@ -250,6 +259,8 @@ fn resources(
         entropy: entropy.ok_or_else(|| wrong("a source of entropy"))?,
         taps,
         shares,
+        volumes,
+        on_volume_full: tell_of_room(channel.clone()),
         vsock,
         credentials,
         after_watchdog: false,
@@ -258,6 +269,16 @@ fn resources(
         console_input: Some(console_input.into()),
     };
     Ok((config, resources))
+}
+
+/// Says whether there is room for what is written, without waiting for anybody.
+fn tell_of_room(channel: Arc<Channel>) -> OnVolumeFull {
+    Arc::new(move |disk, full| {
+        let disk = disk.to_owned();
+        if let Err(error) = channel.send(&FromVmm::VolumeFull { disk, full }, &[]) {
+            tracing::warn!("the supervisor cannot be told of a full volume: {error}");
+        }
+    })
 }
 
 /// Says that a share is lost, without waiting for anybody.

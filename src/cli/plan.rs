@@ -182,6 +182,7 @@ impl<'a> Row<'a> {
         let named_by = match kind {
             Kind::Net(_) => "id",
             Kind::Fs(_) => "tag",
+            Kind::Block(_) => "disk",
             Kind::HostBridge | Kind::Rng | Kind::Console | Kind::Balloon(_) | Kind::Vsock(_) => "",
         };
         let mut name = String::new();

@@ -147,6 +147,22 @@ fn lines(
     if !status.addresses.is_empty() {
         say("Addresses", &look::clean(&status.addresses.join(" ")));
     }
+    for (n, volume) in status.volumes.iter().enumerate() {
+        let what = if n == 0 { "Volumes" } else { "" };
+        let mut text = format!(
+            "{}: {}, {}{}",
+            look::clean(&volume.disk),
+            look::clean(&volume.image),
+            look::bytes(volume.size),
+            if volume.read_only { ", read-only" } else { "" }
+        );
+        if volume.full {
+            text.push_str(&format!(
+                "; {WARNING}the host has no room, writes wait for it{WARNING:#}"
+            ));
+        }
+        say(what, &text);
+    }
     match (status.restarts, &status.last_end) {
         (0, None) => {}
         (restarts, None) => say("Restarts", &restarts.to_string()),
@@ -244,6 +260,25 @@ mod tests {
             assert!(lines.contains(words), "`{words}` in\n{lines}");
         }
         assert!(!lines.contains("changed"), "{lines}");
+    }
+
+    #[test]
+    fn volumes_are_said_with_what_is_wrong_with_them() {
+        let volume = |disk: &str, full: bool| crate::board::Volume {
+            disk: disk.to_owned(),
+            image: format!("/srv/{disk}.img"),
+            size: 64 << 20,
+            read_only: !full,
+            full,
+        };
+        let volumes = vec![volume("vda", true), volume("vdb", false)];
+        let lines = said(|status| status.volumes = volumes, Usage::default()).join("\n");
+        for words in [
+            "   Volumes: vda: /srv/vda.img, 64.0M; the host has no room, writes wait for it\n",
+            "          : vdb: /srv/vdb.img, 64.0M, read-only\n",
+        ] {
+            assert!(lines.contains(words), "`{words}` in\n{lines}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use minivmm_vmm::{
     Metrics,
-    metrics::{Card, Exit, Queue},
+    metrics::{Card, Disk, Exit, Queue},
 };
 use prometheus_client::{
     collector::Collector,
@@ -215,6 +215,8 @@ fn counted(vmm: &Metrics, to: &mut Families<'_>) -> fmt::Result {
     let dropped = frames(|c| c.receive_dropped, |c| c.send_dropped);
     to.counters("net_dropped_frames", help, None, dropped)?;
 
+    disks(vmm, to)?;
+
     let console = [(NO_LABELS, vmm.console_bytes)];
     to.counters(
         "console",
@@ -229,6 +231,43 @@ fn counted(vmm: &Metrics, to: &mut Families<'_>) -> fmt::Result {
         .as_ref()
         .map_or(Ok(()), |report| balloon::encode(report, to))
 }
+
+fn disks(vmm: &Metrics, to: &mut Families<'_>) -> fmt::Result {
+    let of = |values: &'static [Of<Disk>]| {
+        vmm.disks.iter().flat_map(move |disk| {
+            values.iter().map(move |(operation, value)| {
+                let labels = [
+                    ("device", disk.device.clone()),
+                    ("operation", (*operation).to_owned()),
+                ];
+                (labels, value(disk))
+            })
+        })
+    };
+    let one = |value: fn(&Disk) -> u64| {
+        vmm.disks
+            .iter()
+            .map(move |disk| ([("device", disk.device.clone())], value(disk)))
+    };
+    let help = "Requests of a disk that succeeded, by operation";
+    let requests = of(&[
+        ("read", |d| d.reads),
+        ("write", |d| d.writes),
+        ("flush", |d| d.flushes),
+        ("discard", |d| d.discards),
+    ]);
+    to.counters("disk_requests", help, None, requests)?;
+    let help = "Bytes that a disk has read and written";
+    let bytes = of(&[("read", |d| d.read_bytes), ("write", |d| d.written_bytes)]);
+    to.counters("disk", help, Some(Unit::Bytes), bytes)?;
+    let help = "Requests of a disk that were answered with an error";
+    to.counters("disk_errors", help, None, one(|d| d.errors))?;
+    let help = "Requests of a disk that wait for room on the host";
+    to.gauges("disk_waiting_requests", help, None, one(|d| d.waiting))
+}
+
+/// A label's value, and what belongs to it.
+type Of<T> = (&'static str, fn(&T) -> u64);
 
 const NO_LABELS: [(&str, String); 0] = [];
 

@@ -6,6 +6,9 @@ use rustix::param::clock_ticks_per_second;
 
 /// Threads of a process that are looked at, at most.
 const THREADS: usize = 1024;
+/// How the kernel's own threads for io_uring begin, behind which is the thread that they work for: they come and go.
+const URING: &str = "iou-wrk";
+
 /// CPU time of a process' threads by their names: those of one name together.
 pub fn threads(pid: u32) -> BTreeMap<String, Duration> {
     let mut times = BTreeMap::new();
@@ -13,6 +16,10 @@ pub fn threads(pid: u32) -> BTreeMap<String, Duration> {
     for task in tasks.into_iter().flatten().flatten().take(THREADS) {
         let stat = fs::read_to_string(task.path().join("stat"));
         if let Some((name, time)) = stat.ok().as_deref().and_then(name_and_time) {
+            let name = match name.starts_with(URING) {
+                true => URING.to_owned(),
+                false => name,
+            };
             *times.entry(name).or_default() += time;
         }
     }

@@ -25,6 +25,7 @@ mod start_message;
 mod stop;
 mod streams;
 mod taps;
+mod volumes;
 
 use std::{sync::Arc, time::Instant};
 
@@ -114,7 +115,11 @@ fn open(
     let opened = Opened::open(config, inherited, runtime_dir)?;
     let vsock = (config.vsock().zip(opened.streams.as_ref()))
         .map(|(vsock, streams)| streams.status(&vsock));
-    board.update(|status| status.vsock = vsock);
+    let volumes = volumes::status(config, &opened.volumes);
+    board.update(|status| {
+        status.vsock = vsock;
+        status.volumes = volumes;
+    });
     for share in &config.shares {
         if let Some(notice) = ids_notice(share) {
             tracing::info!(share = %share.tag, "{notice}");

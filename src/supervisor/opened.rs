@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use minivmm_block::Image;
 use minivmm_boot::{Payload, Placement};
 use minivmm_fs::{Program, program};
 use minivmm_net::Tap;
@@ -16,6 +17,7 @@ use super::{
     shares,
     streams::Streams,
     taps::{self, Inherited},
+    volumes,
 };
 use crate::{
     failure::{Failure, with_causes},
@@ -38,6 +40,8 @@ pub struct Opened {
     pub credentials: Credentials,
     /// A tap for each interface.
     pub taps: Vec<Tap>,
+    /// An image for each volume.
+    pub volumes: Vec<Image>,
     /// The host's side of the socket device, if there is one.
     pub streams: Option<Streams>,
     /// The program that serves shares, if there are any.
@@ -69,6 +73,7 @@ impl Opened {
             entropy,
             credentials,
             taps,
+            volumes: volumes::open(config)?,
             streams: Streams::open(config, runtime_dir.path())?,
             virtiofsd,
         })
@@ -81,6 +86,7 @@ impl Opened {
         let mut checked = kernel(config)?;
         checked.credentials = credentials::find(config)?;
         shares::check(config)?;
+        volumes::check(config)?;
         Ok(checked)
     }
 }

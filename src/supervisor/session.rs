@@ -149,6 +149,7 @@ impl<'a> Session<'a> {
         board.update(|status| {
             status.vmm_pid = Some(vmm.pid);
             status.virtiofsd_pids = backends.pids();
+            status.volumes.iter_mut().for_each(|v| v.full = false);
         });
         Ok(Self {
             config,

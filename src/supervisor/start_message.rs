@@ -48,6 +48,10 @@ pub fn send(
             fds.push(queue);
         }
     }
+    for image in &opened.volumes {
+        roles.push(Role::Volume);
+        fds.push(image.as_fd());
+    }
     let credentials = opened.credentials.to_send()?;
     if let Some(credentials) = &credentials {
         roles.push(Role::Credentials);

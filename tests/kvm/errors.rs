@@ -16,6 +16,7 @@ mod credentials;
 mod elf;
 mod file;
 mod tap;
+mod volumes;
 
 pub fn tests() -> Vec<Test> {
     [
@@ -26,6 +27,7 @@ pub fn tests() -> Vec<Test> {
         elf::TESTS,
         file::TESTS,
         tap::TESTS,
+        volumes::TESTS,
     ]
     .concat()
 }

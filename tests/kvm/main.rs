@@ -45,6 +45,7 @@ mod tiny;
 mod top;
 mod user;
 mod vm;
+mod volumes;
 mod vsock;
 mod watchdog;
 
@@ -108,6 +109,8 @@ fn main() -> ExitCode {
         depth(&[], systemd::LONG),
         user::TESTS,
         net::TESTS,
+        volumes::TESTS,
+        depth(&[], volumes::LONG),
         vsock::TESTS,
     ]
     .concat();

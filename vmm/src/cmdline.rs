@@ -1,6 +1,6 @@
 //! The kernel command line: what the machine needs, what the guest is told, what the user adds.
 
-use crate::config::{ConsoleDevice, Interface, Ready, Share, VmConfig};
+use crate::config::{ConsoleDevice, Interface, Ready, Share, VmConfig, Volume};
 
 /// What every guest gets: no probing for serial ports that do not exist, a restart at once after a panic, because a
 /// service that stands still is the worst end, and the ACPI reset register as the way to restart: with
@@ -31,6 +31,8 @@ pub fn build(config: &VmConfig) -> String {
     ];
     words.extend(config.interfaces.iter().filter_map(|i| ip(&config.name, i)));
     words.extend(config.shares.iter().filter_map(mount_extra));
+    let volumes = config.volumes.iter().zip(config.disks());
+    words.extend(volumes.filter_map(|(volume, disk)| mount_volume(volume, &disk)));
     if config.lifecycle.ready == Ready::Guest {
         words.push(NOTIFY.to_owned());
     }
@@ -68,6 +70,16 @@ fn mount_extra(share: &Share) -> Option<String> {
     ))
 }
 
+/// The same of a volume, which the guest knows as `disk`.
+fn mount_volume(volume: &Volume, disk: &str) -> Option<String> {
+    let point = volume.mount_point.as_ref()?.display();
+    let kind = volume.file_system()?;
+    let options = if volume.read_only { ":ro" } else { "" };
+    Some(format!(
+        "systemd.mount-extra=/dev/{disk}:{point}:{kind}{options}"
+    ))
+}
+
 /// Whether the guest restarts by a triple fault: Linux takes the last letter for a way to restart that any
 /// of its `reboot=` words has (kernel/reboot.c, admin-guide/kernel-parameters.txt).
 pub fn reboots_by_triple_fault(cmdline: &str) -> bool {
@@ -94,14 +106,18 @@ mod tests {
              [[interfaces]]\ntype = \"tap\"\nid = \"t0\"\nmac = \"02:00:00:00:00:01\"\n\
              address = \"10.0.0.2/24\"\ngateway = \"10.0.0.1\"\ndns = [\"10.0.0.1\", \"9.9.9.9\"]\n\
              [[shares]]\ntag = \"d\"\nsource = \"/srv\"\nmount_point = \"/data\"\n\
-             [[shares]]\ntag = \"e\"\nsource = \"/srv\"\n",
+             [[shares]]\ntag = \"e\"\nsource = \"/srv\"\n\
+             [[volumes]]\nimage = \"a\"\nmount_point = \"/var\"\n\
+             [[volumes]]\nimage = \"b\"\n\
+             [[volumes]]\nimage = \"c\"\nmount_point = \"/c\"\nfs_type = \"erofs\"\nread_only = true\n",
         )
         .unwrap();
         assert_eq!(
             build(&config),
             "console=ttyS0 console=hvc0 loglevel=4 8250.nr_uarts=1 panic=-1 reboot=acpi \
              ip=10.0.0.2::10.0.0.1:255.255.255.0:dns::off:10.0.0.1:9.9.9.9 \
-             systemd.mount-extra=d:/data:virtiofs quiet panic=5"
+             systemd.mount-extra=d:/data:virtiofs systemd.mount-extra=/dev/vda:/var:ext4 \
+             systemd.mount-extra=/dev/vdc:/c:erofs:ro quiet panic=5"
         );
     }
 

@@ -25,10 +25,10 @@ pub enum Error {
     /// More than this host has.
     #[error(transparent)]
     Host(#[from] host::Error),
-    /// Not as many taps, connections and values as the configuration has interfaces, shares and credentials, or no socket
-    /// device's.
+    /// Not as many taps, connections, images and values as the configuration has interfaces, shares, volumes and
+    /// credentials, or no socket device's.
     #[error(
-        "each interface needs a tap with a queue for each pair, each share a connection, each credential its value, and a socket device what it works on"
+        "each interface needs a tap with a queue for each pair, each share a connection, each volume an image, each credential its value, and a socket device what it works on"
     )]
     Resources,
     /// The kernel, the initrd, the command line or the tables.
@@ -53,6 +53,16 @@ pub enum Error {
         name: String,
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Nothing that reads and writes a volume.
+    #[error(
+        "volumes.engine: `{image}`: {source} (`engine = \"auto\"` takes threads where io_uring is not permitted)"
+    )]
+    Engine {
+        /// The image.
+        image: String,
+        /// Why.
+        source: io::Error,
     },
     /// A share's virtiofsd does not answer as one.
     #[error(transparent)]
@@ -98,6 +108,7 @@ impl Error {
             Self::Memory(_)
             | Self::Kvm(_)
             | Self::EventFd(_)
+            | Self::Engine { .. }
             | Self::Thread { .. }
             | Self::Share(_) => Blame::Host,
             Self::Resources | Self::Interrupts(_) | Self::Device { .. } | Self::Bus(_) => {

@@ -1,6 +1,8 @@
 //! A machine put together: memory with a kernel in it, interrupts, devices on their buses, vCPUs at their
 //! first instruction.
 
+mod volumes;
+
 use std::{
     fs::File,
     io::{self, Write},
@@ -13,6 +15,7 @@ use std::{
 };
 
 use kvm_ioctls::VcpuFd;
+use minivmm_block::Image;
 use minivmm_boot::{Credential, Payload};
 use minivmm_devices::{
     GuestMemory,
@@ -60,6 +63,11 @@ pub struct Resources {
     pub taps: Vec<Tap>,
     /// A connection to a virtiofsd for each of [`VmConfig::shares`].
     pub shares: Vec<UnixStream>,
+    /// The image of each of [`VmConfig::volumes`].
+    pub volumes: Vec<Image>,
+    /// Told, on a thread of the device's, when the host has no room for what the guest writes to a volume that waits for
+    /// it, and when it has again. Must not block.
+    pub on_volume_full: OnVolumeFull,
     /// What is in each of [`VmConfig::credentials`], in their order and under their names. Overwritten with zeros when the
     /// guest's memory has it.
     pub credentials: Vec<Credential>,
@@ -93,6 +101,9 @@ pub struct VsockResources {
 
 /// See [`Resources::on_share_lost`]: called with the share's tag.
 pub type OnShareLost = Arc<dyn Fn(&Tag) + Send + Sync>;
+
+/// See [`Resources::on_volume_full`]: called with what the guest calls the disk, as `vda`, and whether there is no room.
+pub type OnVolumeFull = Arc<dyn Fn(&str, bool) + Send + Sync>;
 
 /// A machine that has not run yet.
 pub struct Machine {
@@ -129,6 +140,8 @@ impl Machine {
             entropy,
             taps,
             shares,
+            volumes,
+            on_volume_full,
             credentials,
             vsock,
             after_watchdog,
@@ -139,6 +152,7 @@ impl Machine {
         let queues = taps.iter().map(Tap::queue_count);
         if !queues.eq(config.interfaces.iter().map(|i| i.pairs()))
             || shares.len() != config.shares.len()
+            || volumes.len() != config.volumes.len()
             || !credentials
                 .iter()
                 .map(|c| &c.name)
@@ -197,6 +211,7 @@ impl Machine {
             virtio.add("console", crate::slots::CONSOLE, Box::new(device))?;
         }
         virtio.add_all(config, entropy, vsock, taps, shares, &on_share_lost)?;
+        virtio.add_volumes(config, volumes, &on_volume_full)?;
         let watchdog = config.lifecycle.watchdog;
         let watchdog = watchdog.map(|max| Arc::new(Watchdog::new(max, after_watchdog)));
         let mut ports = ports(&pci, &end, serial.clone())?;

@@ -80,6 +80,7 @@ pub struct Sources {
     devices: Vec<Arc<VirtioPci>>,
     cards: Vec<(String, Arc<Counters>)>,
     balloon: Option<BalloonControl>,
+    disks: Vec<(String, Arc<minivmm_block::Counters>)>,
 }
 
 impl Sources {
@@ -90,6 +91,7 @@ impl Sources {
             devices: Vec::new(),
             cards: Vec::new(),
             balloon: None,
+            disks: Vec::new(),
         }
     }
 
@@ -135,6 +137,11 @@ impl Sources {
         }));
     }
 
+    /// One more disk, which is one of the devices.
+    pub(crate) fn disk(&mut self, name: &str, counters: Arc<minivmm_block::Counters>) {
+        self.disks.push((name.to_owned(), counters));
+    }
+
     /// What they have counted, with the vCPUs' exits and the console's bytes.
     pub(crate) fn read(&self, exits: &[ExitCounters], console: &ConsoleSink) -> Metrics {
         let mut metrics = Metrics {
@@ -155,6 +162,9 @@ impl Sources {
         for (name, counters) in &self.cards {
             metrics.add_card(name, counters.read());
         }
+        for (name, counters) in &self.disks {
+            metrics.add_disk(name, counters.read());
+        }
         metrics
     }
 }
@@ -168,6 +178,9 @@ pub struct Metrics {
     pub queues: Vec<Queue>,
     /// The network cards.
     pub cards: Vec<Card>,
+    /// The disks.
+    #[serde(default)]
+    pub disks: Vec<Disk>,
     /// Bytes that the guest has written to its console.
     pub console_bytes: u64,
     /// Those of them that nobody took in time.
@@ -212,6 +225,29 @@ pub struct Card {
     pub send_dropped: u64,
 }
 
+/// A disk. A request counts when it is answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// What the guest calls it, as `vda`.
+    pub device: String,
+    /// Reads.
+    pub reads: u64,
+    /// Their bytes.
+    pub read_bytes: u64,
+    /// Writes.
+    pub writes: u64,
+    /// Their bytes.
+    pub written_bytes: u64,
+    /// Flushes.
+    pub flushes: u64,
+    /// Discards and writes of zeros.
+    pub discards: u64,
+    /// Requests that were answered with an error.
+    pub errors: u64,
+    /// Requests that wait now because the host has no room.
+    pub waiting: u64,
+}
+
 impl Metrics {
     /// Of vCPUs alone.
     pub(crate) fn of_exits(counters: &[ExitCounters]) -> Self {
@@ -232,6 +268,20 @@ impl Metrics {
             interrupts: counts.interrupts,
         });
         self.queues.extend(queues);
+    }
+
+    pub(crate) fn add_disk(&mut self, device: &str, counts: minivmm_block::Counts) {
+        self.disks.push(Disk {
+            device: device.to_owned(),
+            reads: counts.reads,
+            read_bytes: counts.read_bytes,
+            writes: counts.writes,
+            written_bytes: counts.written_bytes,
+            flushes: counts.flushes,
+            discards: counts.discards,
+            errors: counts.errors,
+            waiting: counts.waiting,
+        });
     }
 
     pub(crate) fn add_card(&mut self, device: &str, counts: Counts) {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     cmdline,
-    config::{self, Balloon, Interface, Share, VmConfig, Vsock},
+    config::{self, Balloon, Interface, Share, VmConfig, Volume, Vsock},
     layout,
     slots::{self, Slots},
 };
@@ -70,6 +70,18 @@ pub enum Kind {
     Net(Interface),
     /// A share.
     Fs(Share),
+    /// A volume.
+    Block(Disk),
+}
+
+/// A volume, and what the guest calls it.
+#[derive(Debug, Serialize)]
+pub struct Disk {
+    /// Its name in the guest's /dev.
+    pub disk: String,
+    /// Its section of the configuration.
+    #[serde(flatten)]
+    pub volume: Volume,
 }
 
 impl Kind {
@@ -83,6 +95,7 @@ impl Kind {
             Self::Vsock(_) => "vsock",
             Self::Net(_) => "net",
             Self::Fs(_) => "fs",
+            Self::Block(_) => "block",
         }
     }
 }
@@ -110,6 +123,11 @@ impl Plan {
         devices.extend(interfaces.map(|(slot, i)| device(*slot, Kind::Net(i.clone()))));
         let shares = slots.shares.iter().zip(&config.shares);
         devices.extend(shares.map(|(slot, s)| device(*slot, Kind::Fs(s.clone()))));
+        let volumes = slots.volumes.iter().zip(&config.volumes);
+        devices.extend(volumes.zip(config.disks()).map(|((slot, volume), disk)| {
+            let volume = volume.clone();
+            device(*slot, Kind::Block(Disk { disk, volume }))
+        }));
         devices.sort_by_key(|device| device.slot);
         let map = e820::map(&layout::platform(config));
         Ok(Self {

@@ -15,6 +15,8 @@ pub const VSOCK: u8 = 4;
 pub const INTERFACES: u8 = 6;
 /// First slot of the shares, 14 to 21.
 pub const SHARES: u8 = 14;
+/// First slot of the volumes, 22 to 31.
+pub const VOLUMES: u8 = 22;
 /// Last slot of the bus.
 pub const LAST: u8 = 31;
 
@@ -52,6 +54,8 @@ pub struct Slots {
     pub interfaces: Vec<u8>,
     /// Of the shares, in file order.
     pub shares: Vec<u8>,
+    /// Of the volumes, in file order.
+    pub volumes: Vec<u8>,
 }
 
 impl Slots {
@@ -86,6 +90,7 @@ impl Slots {
         };
         let interfaces = config.interfaces.iter().enumerate();
         let shares = config.shares.iter().enumerate();
+        let volumes = config.volumes.iter().enumerate();
         Ok(Self {
             interfaces: interfaces
                 .map(|(n, i)| {
@@ -102,6 +107,12 @@ impl Slots {
                         SHARES,
                         n,
                     )
+                })
+                .collect::<Result<_, _>>()?,
+            volumes: volumes
+                .map(|(n, v)| {
+                    let device = format!("volume `{}`", v.image.display());
+                    take("volumes.slot", device, v.slot, VOLUMES, n)
                 })
                 .collect::<Result<_, _>>()?,
         })

@@ -1,6 +1,7 @@
 //! All tests: unit tests here, and those that boot guests where KVM is able.
 
 mod guests;
+mod parts;
 mod soak;
 mod tally;
 
@@ -38,10 +39,7 @@ pub fn run() -> Result<u8> {
         }
     }
 
-    let booted = guests::run(&needs)?;
-    complaints.extend(booted.complaints);
-
-    let sum = unit.tally + booted.tally;
+    let sum = unit.tally + guests::run(&needs)?;
     let in_ci = env::var_os("CI").is_some_and(|value| !value.is_empty());
     complaints.extend(judge(sum, expected()?, in_ci));
     for complaint in &complaints {

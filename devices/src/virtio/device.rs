@@ -13,6 +13,8 @@ use crate::GuestMemory;
 pub enum DeviceType {
     /// Network card (5.1).
     Net = 1,
+    /// Disk (5.2).
+    Block = 2,
     /// Console (5.3).
     Console = 3,
     /// Entropy source (5.4).

@@ -46,6 +46,12 @@ impl Session<'_> {
                         self.share_lost(&share.tag.clone());
                     }
                 }
+                Ok(Some(FromVmm::VolumeFull { disk, full })) => self.board.update(|status| {
+                    let volume = status.volumes.iter_mut().find(|v| v.disk == disk);
+                    if let Some(volume) = volume {
+                        volume.full = full;
+                    }
+                }),
                 Ok(Some(FromVmm::Paused)) => self.paused(),
                 Ok(Some(FromVmm::Resumed)) => self.resumed(),
                 Ok(Some(FromVmm::Pong { id })) => {

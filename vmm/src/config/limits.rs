@@ -16,6 +16,16 @@ impl Limits {
     pub const INTERFACES: usize = 8;
     /// Shares, one for each of their PCI slots.
     pub const SHARES: usize = 8;
+    /// Volumes, one for each of their PCI slots.
+    pub const VOLUMES: usize = 10;
+    /// Most MiB of a volume that is made: 16 TiB.
+    pub const VOLUME_SIZE: u32 = 16 * 1024 * 1024;
+    /// Bytes of the name of a file system.
+    pub const FS_TYPE: usize = 32;
+    /// Bytes of a file system's label, as many as ext4 takes.
+    pub const LABEL: usize = 16;
+    /// Bytes of a disk's serial number.
+    pub const SERIAL: usize = minivmm_block::SERIAL_MAX;
     /// Bytes of the path of a socket (unix(7), `sun_path` without its end).
     pub const SOCKET_PATH: usize = 107;
     /// Least host id of a shifted guest's root: the ids below are the host's own.

@@ -18,6 +18,7 @@ mod share;
 mod smbios;
 mod toml_text;
 mod validate;
+mod volume;
 mod vsock;
 
 use std::path::PathBuf;
@@ -37,6 +38,7 @@ pub use share::{Cache, Ids, OnFailure, Share, ShareProto};
 pub use smbios::{Smbios, default_uuid};
 pub use toml_text::{TomlError, line_about};
 pub use validate::Error;
+pub use volume::{Engine, OnEnospc, Volume};
 pub use vsock::{Vsock, VsockPort};
 
 use crate::slots;
@@ -78,6 +80,10 @@ pub struct VmConfig {
     #[serde(default)]
     #[schemars(length(max = Limits::SHARES))]
     pub shares: Vec<Share>,
+    /// Disks, in the order of their PCI slots, which is that of the guest's /dev/vda, /dev/vdb and so on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = Limits::VOLUMES))]
+    pub volumes: Vec<Volume>,
     /// Secrets for the guest's systemd; all SMBIOS structures together take 240 KiB at most, in which a secret takes four
     /// thirds of its size.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -151,6 +151,36 @@ pub(super) fn mount_point(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "pattern": r#"^/[^\s\x00-\x1f\x7f-\x9f,:"'\\]+$"# })
 }
 
+/// The name of a file system.
+pub(super) fn fs_type(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "minLength": 1,
+        "maxLength": Limits::FS_TYPE,
+        "pattern": "^[a-z0-9._-]+$",
+    })
+}
+
+/// The label of a file system.
+pub(super) fn label(_: &mut SchemaGenerator) -> Schema {
+    word(Limits::LABEL)
+}
+
+/// The serial number of a disk.
+pub(super) fn serial(_: &mut SchemaGenerator) -> Schema {
+    word(Limits::SERIAL)
+}
+
+/// Printable ASCII without what is special in udev rules, shells and command lines.
+fn word(max: usize) -> Schema {
+    json_schema!({
+        "type": "string",
+        "minLength": 1,
+        "maxLength": max,
+        "pattern": r##"^[!#%&()-.0-9:-@A-Z\[\]^_a-z{|}~+,*]+$"##,
+    })
+}
+
 /// The path of a unix socket.
 pub(super) fn socket_path(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "minLength": 1, "maxLength": Limits::SOCKET_PATH })

@@ -62,6 +62,16 @@ pub enum Error {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// What a volume lacks, or what does not go together.
+    #[error("volumes.{key}: `{image}`: it {why}")]
+    Volume {
+        /// The volume's image.
+        image: String,
+        /// The key.
+        key: &'static str,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// A port that has its use already.
     #[error(
         "vsock.allow: host:8888 is where the guest's systemd tells minivmm of itself, which is always possible: use another port"
@@ -213,6 +223,7 @@ impl VmConfig {
         self.validate_credentials()?;
         self.validate_interfaces()?;
         self.validate_shares()?;
+        self.validate_volumes()?;
         self.validate_vsock()?;
         Slots::assign(self)?;
         Ok(())
@@ -312,10 +323,7 @@ impl VmConfig {
         )?;
         for share in &self.shares {
             share.validate_server()?;
-            // The tag and the mount point are words of the kernel command line, parted by colons; systemd takes both
-            // quotes out of it, and a backslash for the start of an escape.
-            let odd = |c: char| c.is_whitespace() || c.is_control() || ",:\"'\\".contains(c);
-            if share.tag.as_str().contains(odd) {
+            if share.tag.as_str().contains(is_odd) {
                 return Err(Error::Tag(share.tag.to_string()));
             }
             if share.proto == ShareProto::NineP {
@@ -324,9 +332,7 @@ impl VmConfig {
                 });
             }
             if let Some(point) = &share.mount_point
-                && !(point.is_absolute()
-                    && point.as_path() != Path::new("/")
-                    && point.to_str().is_some_and(|p| !p.contains(odd)))
+                && !is_mount_point(point)
             {
                 return Err(Error::MountPoint(point.display().to_string()));
             }
@@ -398,6 +404,19 @@ impl Share {
         }
         Ok(())
     }
+}
+
+/// Whether a character cannot stand in what a mount is told by: words of the kernel command line, parted by colons; systemd
+/// takes both quotes out of it, and a backslash for the start of an escape.
+fn is_odd(c: char) -> bool {
+    c.is_whitespace() || c.is_control() || ",:\"'\\".contains(c)
+}
+
+/// Whether the guest can be told to mount something there.
+pub(super) fn is_mount_point(point: &Path) -> bool {
+    point.is_absolute()
+        && point != Path::new("/")
+        && point.to_str().is_some_and(|p| !p.contains(is_odd))
 }
 
 fn socket_path(key: &'static str, path: &Path) -> Result<(), Error> {

@@ -1,18 +1,17 @@
 //! The tests that boot guests: one run of all, and where the lab may be at fault, one more of what failed.
 
 use std::ffi::OsString;
-use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
 
-use super::tally::{Tally, TestOutput};
+use super::parts;
+use super::tally::{Ran, Tally};
 use crate::command::{capture_text, program};
 use crate::guest::{self, Guests};
 use crate::lab::{self, Job};
 use crate::progress::Steps;
-use crate::tee::Both;
 use crate::{tools, workspace};
 
 /// So many tests may be repeated. QEMU's software CPU now and then loses its way under a running kernel (docs/lab.md);
@@ -48,11 +47,9 @@ impl Needs {
         Ok(needs)
     }
 
-    /// The test program with `arguments`, as a job for where KVM is able.
-    pub fn job(&self, arguments: &[&str]) -> Job {
-        let mut command = vec![self.tests.clone().into(), "--test-threads=1".into()];
-        command.extend(arguments.iter().map(OsString::from));
-        let mut job = Job::new(command);
+    /// The test program with the tests of these names, as a job for where KVM is able.
+    pub fn job(&self, names: &[String], depth: Depth) -> Job {
+        let mut job = Job::new(vec![self.tests.clone().into(), "--test-threads=1".into()]);
         job.timeout = TIMEOUT;
         job.environment = [
             ("MINIVMM_REQUIRE_KVM", OsString::from("1")),
@@ -60,102 +57,69 @@ impl Needs {
             ("MINIVMM_KERNELS", self.guests.kernels.clone().into()),
             ("MINIVMM_BIN", workspace::minivmm().into()),
             ("MINIVMM_VIRTIOFSD", self.virtiofsd.clone().into()),
+            ("MINIVMM_ONLY", names.join(",").into()),
         ]
+        .into_iter()
+        .chain(depth.variable())
         .map(|(name, value)| (name.to_owned(), value))
-        .to_vec();
+        .collect();
         job
     }
 
-    /// The names of all tests, the long ones too.
-    pub fn names(&self) -> Result<Vec<String>> {
-        let list = capture_text(program(&self.tests).arg("--list").env("MINIVMM_SOAK", "1"))?;
+    /// The names of all tests.
+    pub fn names(&self, depth: Depth) -> Result<Vec<String>> {
+        let mut list = program(&self.tests);
+        list.arg("--list").envs(depth.variable());
+        let list = capture_text(&mut list)?;
         let names = list.lines().filter_map(|line| line.strip_suffix(": test"));
         Ok(names.map(str::to_owned).collect())
     }
 }
 
-/// How the tests went.
-#[derive(Debug)]
-pub struct Outcome {
-    /// Those that passed, also the second time, and those that did not.
-    pub tally: Tally,
-    /// What is wrong with the run.
-    pub complaints: Vec<String>,
+/// Of tests that have two sizes, which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// What CI has time for.
+    Ci,
+    /// All of it.
+    Full,
+}
+
+impl Depth {
+    fn variable(self) -> Option<(&'static str, OsString)> {
+        (self == Self::Full).then(|| ("MINIVMM_SOAK", "1".into()))
+    }
 }
 
 /// Runs all of them where KVM is able.
-pub fn run(needs: &Needs) -> Result<Outcome> {
-    let all = needs.job(&[]);
-    let in_lab = lab::is_needed(&all)?;
-
-    let mut output = TestOutput::default();
-    let mut code = shown(&all, &mut output)?;
-    if in_lab && code == lab::NO_OUTCOME && output.results == 0 {
-        println!("make test: the lab was lost and not the tests; once more from the beginning");
-        output = TestOutput::default();
-        code = shown(&all, &mut output)?;
-    }
-    let mut tally = output.tally;
-    let mut complaints = Vec::new();
-    if output.results == 0 {
-        complaints.push("the KVM tests did not say how they went".to_owned());
-    }
-    if code != 0 && in_lab && may_repeat(&output) {
-        for name in output.failed() {
+pub fn run(needs: &Needs) -> Result<Tally> {
+    let names = needs.names(Depth::Ci)?;
+    let in_lab = lab::is_needed(&needs.job(&names, Depth::Ci))?;
+    let tests = parts::run(needs, &names, Depth::Ci)?;
+    let mut failed = parts::silent(&names, &tests);
+    let said = tests.into_iter().filter(|test| !test.passed);
+    failed.extend(said.map(|test| test.name));
+    if in_lab && failed.len() <= REPEATED {
+        let mut left = Vec::new();
+        for name in failed {
             println!("make test: {name} failed in the lab; once more");
-            let mut again = TestOutput::default();
-            let code = shown(&needs.job(&["--exact", name]), &mut again)?;
-            if code == 0 && (again.tally.passed, again.tally.failed) == (1, 0) {
-                println!("make test: {name} passed when it was repeated");
-                tally.passed += 1;
-                tally.failed -= 1;
+            let one = std::slice::from_ref(&name);
+            match parts::run(needs, one, Depth::Ci)?.as_slice() {
+                [Ran { passed: true, .. }] => {
+                    println!("make test: {name} passed when it was repeated");
+                }
+                _ => left.push(name),
             }
         }
-    } else if code != 0 {
-        complaints.push(format!("the KVM tests ended with exit code {code}"));
+        failed = left;
     }
-    Ok(Outcome { tally, complaints })
-}
-
-/// Runs tests before everybody's eyes, and takes what they print.
-fn shown(job: &Job, output: &mut TestOutput) -> Result<u8> {
-    lab::run(job, Some(&mut Both(&mut io::stdout(), output)))
-}
-
-/// Whether all failures are known by name and few enough.
-fn may_repeat(output: &TestOutput) -> bool {
-    output.results == 1
-        && (1..=REPEATED).contains(&output.failed().len())
-        && usize::try_from(output.tally.failed) == Ok(output.failed().len())
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use std::io::Write;
-
-    use super::*;
-
-    fn output(text: &str) -> TestOutput {
-        let mut output = TestOutput::default();
-        output.write_all(text.as_bytes()).unwrap();
-        output
+    for name in &failed {
+        println!("make test: {name} failed");
     }
-
-    #[test]
-    fn only_few_failures_that_are_known_by_name_are_repeated() {
-        let result = |failed| {
-            format!("test result: FAILED. 9 passed; {failed} failed; 0 ignored; 0 filtered out\n")
-        };
-        assert!(may_repeat(&output(&format!(
-            "test a ... FAILED\n{}",
-            result(1)
-        ))));
-        assert!(!may_repeat(&output(&result(1))), "unknown by name");
-        assert!(!may_repeat(&output("test a ... FAILED\n")), "no result");
-        let three = "test a ... FAILED\n".repeat(3);
-        assert!(!may_repeat(&output(&format!("{three}{}", result(3)))));
-        assert!(!may_repeat(&output(&result(0))), "nothing failed");
-    }
+    let count = |tests: usize| u32::try_from(tests).unwrap_or(u32::MAX);
+    Ok(Tally {
+        passed: count(names.len() - failed.len()),
+        failed: count(failed.len()),
+        skipped: 0,
+    })
 }

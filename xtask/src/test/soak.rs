@@ -1,50 +1,37 @@
 //! The tests that boot guests at their full depth, and a record of the run.
 
-use std::collections::VecDeque;
 use std::fs;
-use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 
-use super::guests::Needs;
-use super::tally::{Ran, TestOutput};
+use super::guests::{Depth, Needs};
+use super::parts;
+use super::tally::Ran;
 use crate::command::{capture_text, program};
 use crate::lab;
 use crate::progress::seconds;
-use crate::tee::Both;
 use crate::workspace;
 
 /// Where the record is committed.
 const RECORD: &str = "docs/soak.md";
-
-/// Tests of one machine of the lab: so many that its boot does not count, so few that little is lost with it.
-const TOGETHER: usize = 6;
-
-/// Machines of the lab at a time: a test seldom keeps more than one CPU busy.
-const MACHINES: usize = 2;
 
 /// Runs the tests whose names have `filter`, with all their sizes. Prints the record, and writes it if it is of all tests
 /// and of a commit.
 pub fn run(filter: Option<&str>) -> Result<u8> {
     let needs = Needs::made()?;
     let commit = commit()?;
-    let in_lab = lab::is_needed(&needs.job(&[]))?;
-    let mut names = needs.names()?;
+    let mut names = needs.names(Depth::Full)?;
+    let in_lab = lab::is_needed(&needs.job(&names, Depth::Full))?;
     names.retain(|name| filter.is_none_or(|filter| name.contains(filter)));
 
-    let tests = match in_lab {
-        true => in_parts(&needs, &names)?,
-        false => attempt(&needs, &names, &mut io::stdout())?,
-    };
+    let tests = parts::run(&needs, &names, Depth::Full)?;
     let mut rows = Vec::new();
     for name in names {
         let mut row = row(&tests, name, Outcome::Passed);
         if in_lab && row.outcome == Outcome::Failed {
             println!("make soak: {} once more", row.name);
-            let again = attempt(&needs, std::slice::from_ref(&row.name), &mut io::stdout())?;
+            let again = parts::run(&needs, std::slice::from_ref(&row.name), Depth::Full)?;
             row = self::row(&again, row.name, Outcome::PassedAgain);
         }
         rows.push(row);
@@ -82,50 +69,6 @@ struct Row {
     name: String,
     outcome: Outcome,
     time: Duration,
-}
-
-/// Runs tests in several machines of the lab at a time, a few in each, and says how each part went when it is through.
-fn in_parts(needs: &Needs, names: &[String]) -> Result<Vec<Ran>> {
-    let left: Mutex<VecDeque<&[String]>> = Mutex::new(names.chunks(TOGETHER).collect());
-    let done = Mutex::new(Vec::new());
-    let work = || -> Result<()> {
-        loop {
-            let part = left
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop_front();
-            let Some(part) = part else {
-                return Ok(());
-            };
-            let mut printed = Vec::new();
-            let ran = attempt(needs, part, &mut printed)?;
-            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-            done.extend(ran);
-            io::stdout().lock().write_all(&printed)?;
-            println!("make soak: {} of {} tests\n", done.len(), names.len());
-        }
-    };
-    thread::scope(|scope| {
-        let machines: Vec<_> = (0..MACHINES).map(|_| scope.spawn(work)).collect();
-        machines.into_iter().try_for_each(|machine| {
-            machine
-                .join()
-                .map_err(|_| anyhow!("a part of the tests was lost"))?
-        })
-    })?;
-    Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
-}
-
-fn attempt(needs: &Needs, names: &[String], print: &mut dyn Write) -> Result<Vec<Ran>> {
-    let mut job = needs.job(&[]);
-    job.environment
-        .push(("MINIVMM_SOAK".to_owned(), "1".into()));
-    job.environment
-        .push(("MINIVMM_ONLY".to_owned(), names.join(",").into()));
-    let mut output = TestOutput::default();
-    // A lab that was lost in the middle shows in the tests that did not say how they went.
-    lab::run(&job, Some(&mut Both(print, &mut output)))?;
-    Ok(output.tests)
 }
 
 /// What became of a test; `passed` is what it means that it passed.

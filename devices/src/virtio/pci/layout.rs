@@ -194,7 +194,7 @@ fn class(device_type: DeviceType) -> u32 {
         // Network controller, Ethernet.
         DeviceType::Net => 0x02_00_00,
         // Mass storage controller, other.
-        DeviceType::FileSystem => 0x01_80_00,
+        DeviceType::Block | DeviceType::FileSystem => 0x01_80_00,
         // Does not fit any defined class.
         DeviceType::Console => 0x07_80_00,
         DeviceType::Balloon | DeviceType::Entropy => 0xff_00_00,

@@ -22,6 +22,14 @@ dns = ["192.168.83.1"]
 tag = "data"
 source = "/srv/data"
 mount_point = "/data"
+[[volumes]]
+image = "a.img"
+auto_create = true
+size = 1
+label = "state"
+serial = "s-1"
+mount_point = "/var"
+fs_type = "ext4"
 [lifecycle]
 stop_timeout = "90s"
 "#;
@@ -158,6 +166,23 @@ fn what_the_schema_refuses_is_refused_and_what_it_takes_is_taken() {
         ("\"/data\"", "\"/\"", false),
         ("\"/data\"", "\"/it's\"", false),
         ("\"/data\"", "'/a\\b'", false),
+        ("size = 1", "size = 16777216", true),
+        ("size = 1", "size = 16777217", false),
+        ("size = 1", "size = 1\nqueues = 2\ndirect = true", true),
+        ("size = 1", "size = 1\nqueues = 9", false),
+        ("size = 1", "size = 1\non_enospc = \"error\"", true),
+        ("size = 1", "size = 1\non_enospc = \"stop\"", false),
+        ("size = 1", "size = 1\nengine = \"io_uring\"", true),
+        ("\"ext4\"", "\"mkfs ext4\"", false),
+        ("\"ext4\"", "\"\"", false),
+        ("\"state\"", "\"sixteen-bytes-ab\"", true),
+        ("\"state\"", "\"seventeen-bytes-a\"", false),
+        ("\"state\"", "\"a b\"", false),
+        ("\"s-1\"", "\"twenty.bytes:[#%&]+~\"", true),
+        ("\"s-1\"", "\"twenty-one-bytes-abcd\"", false),
+        ("\"s-1\"", "\"a/b\"", false),
+        ("\"s-1\"", "\"a$b\"", false),
+        ("\"/var\"", "\"/\"", false),
         ("90s", "2m 30s", true),
         ("90s", "2m30s", true),
         ("90s", "5 minutes", true),
