@@ -2,6 +2,7 @@
 
 mod guests;
 mod parts;
+mod record;
 mod soak;
 mod tally;
 

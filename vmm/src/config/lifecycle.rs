@@ -42,7 +42,8 @@ pub struct Lifecycle {
     /// When the VM counts as started, for whoever waits for that: a service manager, `minivmm start`.
     #[serde(default)]
     pub ready: Ready,
-    /// With `ready = "guest"`: how long the guest may be silent before it is ready. Then the start has failed.
+    /// With `ready = "guest"`: how long the guest may be silent before it is ready. Then the start has failed. While the VM is
+    /// paused the time stands still.
     #[serde(default = "default_ready_timeout", with = "duration")]
     #[schemars(schema_with = "schema::duration")]
     pub ready_timeout: Duration,

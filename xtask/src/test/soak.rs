@@ -1,118 +1,80 @@
 //! The tests that boot guests at their full depth, and a record of the run.
 
 use std::fs;
-use std::time::Duration;
+use std::io::ErrorKind;
 
 use anyhow::{Context, Result};
 
 use super::guests::{Depth, Needs};
 use super::parts;
+use super::record::{Outcome, Record, Row, Run};
 use super::tally::Ran;
 use crate::command::{capture_text, program};
 use crate::lab;
-use crate::progress::seconds;
 use crate::workspace;
 
 /// Where the record is committed.
 const RECORD: &str = "docs/soak.md";
 
-/// Runs the tests whose names have `filter`, with all their sizes. Prints the record, and writes it if it is of all tests
-/// and of a commit.
+/// Runs the tests whose names have `filter`, with all their sizes. Prints the record with their rows renewed, and writes it
+/// if it is of a commit.
 pub fn run(filter: Option<&str>) -> Result<u8> {
     let needs = Needs::made()?;
     let commit = commit()?;
-    let mut names = needs.names(Depth::Full)?;
-    let in_lab = lab::is_needed(&needs.job(&names, Depth::Full))?;
+    let all = needs.names(Depth::Full)?;
+    let in_lab = lab::is_needed(&needs.job(&all, Depth::Full))?;
+    let mut names = all.clone();
     names.retain(|name| filter.is_none_or(|filter| name.contains(filter)));
 
     let tests = parts::run(&needs, &names, Depth::Full)?;
     let mut rows = Vec::new();
     for name in names {
-        let mut row = row(&tests, name, Outcome::Passed);
+        let mut row = row(&tests, name, Outcome::Passed, &commit.name);
         if in_lab && row.outcome == Outcome::Failed {
             println!("make soak: {} once more", row.name);
             let again = parts::run(&needs, std::slice::from_ref(&row.name), Depth::Full)?;
-            row = self::row(&again, row.name, Outcome::PassedAgain);
+            row = self::row(&again, row.name, Outcome::PassedAgain, &commit.name);
         }
         rows.push(row);
     }
-    let record = record(&commit.name, &machine(in_lab)?, &today()?, &rows);
-    println!("{record}");
-    let reason = match (commit.is_clean, filter) {
-        (false, _) => Some("the checkout has changes that are not committed"),
-        (true, Some(_)) => Some("it is not of all tests"),
-        (true, None) => None,
-    };
-    match reason {
-        Some(reason) => println!("make soak: {RECORD} is not written: {reason}"),
-        None => {
-            let path = workspace::root().join(RECORD);
-            fs::write(&path, record).with_context(|| format!("cannot write {}", path.display()))?;
-            println!("make soak: {RECORD} is written: commit it");
-        }
-    }
     let failed = rows.iter().any(|row| row.outcome == Outcome::Failed);
+    let circumstances = format!("{}, {}", today()?, machine(in_lab)?);
+    let run = Run {
+        commit: commit.name,
+        circumstances,
+    };
+    let path = workspace::root().join(RECORD);
+    let record = match fs::read_to_string(&path) {
+        Ok(text) => Record::parse(&text),
+        Err(error) if error.kind() == ErrorKind::NotFound => Record::default(),
+        Err(error) => return Err(error).context(format!("cannot read {}", path.display())),
+    };
+    let runs = vec![run];
+    let text = record.renewed(Record { runs, rows }, &all).text(&all);
+    println!("{text}");
+    if commit.is_clean {
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("make soak: {RECORD} is written: commit it");
+    } else {
+        println!(
+            "make soak: {RECORD} is not written: the checkout has changes that are not committed"
+        );
+    }
     Ok(u8::from(failed))
 }
 
-/// How a test went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    Passed,
-    /// When it was repeated, in the lab: docs/lab.md says why.
-    PassedAgain,
-    Failed,
-}
-
-#[derive(Debug)]
-struct Row {
-    name: String,
-    outcome: Outcome,
-    time: Duration,
-}
-
 /// What became of a test; `passed` is what it means that it passed.
-fn row(tests: &[Ran], name: String, passed: Outcome) -> Row {
+fn row(tests: &[Ran], name: String, passed: Outcome, commit: &str) -> Row {
     let ran = tests.iter().find(|test| test.name == name);
-    Row {
-        outcome: match ran {
-            Some(Ran { passed: true, .. }) => passed,
-            _ => Outcome::Failed,
-        },
-        time: ran.map(|test| test.time).unwrap_or_default(),
-        name,
-    }
+    let outcome = match ran {
+        Some(Ran { passed: true, .. }) => passed,
+        _ => Outcome::Failed,
+    };
+    let time = ran.map(|test| test.time).unwrap_or_default();
+    Row::new(name, outcome, time, commit)
 }
 
-/// The record in Markdown.
-fn record(commit: &str, machine: &str, date: &str, rows: &[Row]) -> String {
-    let count = |outcome| rows.iter().filter(|row| row.outcome == outcome).count();
-    let mut record = format!(
-        "# The last run in all sizes\n\n\
-         `make soak` made this on {date} from commit {commit}, {machine}.\n\
-         The times in the lab, where several tests ran side by side, say nothing of hardware.\n\n\
-         {} passed, {} passed when repeated, {} failed.\n\n\
-         | test | result | time |\n|---|---|---|\n",
-        count(Outcome::Passed),
-        count(Outcome::PassedAgain),
-        count(Outcome::Failed),
-    );
-    for Row {
-        name,
-        outcome,
-        time,
-    } in rows
-    {
-        let outcome = match outcome {
-            Outcome::Passed => "passed",
-            Outcome::PassedAgain => "passed when repeated",
-            Outcome::Failed => "**failed**",
-        };
-        record.push_str(&format!("| `{name}` | {outcome} | {} |\n", seconds(*time)));
-    }
-    record
-}
-
+/// What is tested. The record itself may have changed: parts of it are made one after the other.
 struct Commit {
     name: String,
     is_clean: bool,
@@ -126,12 +88,18 @@ fn commit() -> Result<Commit> {
                 .args(arguments),
         )
     };
-    let changes = git(&["status", "--porcelain"])?;
+    let changes = git(&[
+        "status",
+        "--porcelain",
+        "--",
+        ":/",
+        &format!(":(exclude,top){RECORD}"),
+    ])?;
     let name = git(&["rev-parse", "--short=12", "HEAD"])?;
     let is_clean = changes.trim().is_empty();
     let mark = if is_clean { "" } else { " with changes" };
     Ok(Commit {
-        name: format!("`{}`{mark}", name.trim()),
+        name: format!("{}{mark}", name.trim()),
         is_clean,
     })
 }
@@ -167,6 +135,8 @@ fn machine(in_lab: bool) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -182,26 +152,8 @@ mod tests {
             ("b", Outcome::Failed),
             ("c", Outcome::Failed),
         ] {
-            let row = row(&tests, name.to_owned(), Outcome::PassedAgain);
+            let row = row(&tests, name.to_owned(), Outcome::PassedAgain, "abc");
             assert_eq!(row.outcome, outcome, "{name}");
         }
-    }
-
-    #[test]
-    fn a_record_counts_and_names_every_test() {
-        let row = |name: &str, outcome| Row {
-            name: name.to_owned(),
-            outcome,
-            time: Duration::from_millis(1250),
-        };
-        let rows = [
-            row("a::one", Outcome::Passed),
-            row("a::two", Outcome::Failed),
-            row("b::three", Outcome::PassedAgain),
-        ];
-        let record = record("`abc`", "a machine", "2030-01-01 00:00 UTC", &rows);
-        assert!(record.contains("1 passed, 1 passed when repeated, 1 failed.\n"));
-        assert!(record.contains("| `a::two` | **failed** | 1.2 s |\n"));
-        assert!(record.ends_with("| `b::three` | passed when repeated | 1.2 s |\n"));
     }
 }
