@@ -1,5 +1,7 @@
 //! Who wants something of the balloon, and is answered when the VMM has said what is known of it.
 
+use std::time::{Duration, Instant};
+
 use minivmm_vmm::BalloonReport;
 
 use super::Session;
@@ -9,25 +11,51 @@ use crate::{
     usage,
 };
 
-/// Who waits at most: there are no more connections.
+/// Who waits at most.
 const MOST: usize = 32;
+
+/// The VMM answers within a second. A question or an answer that was lost, as to a VMM that did not take its messages, does
+/// not keep its place for longer than this.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the VMM was asked and has not answered. It answers what needs the guest later than the rest.
 #[derive(Debug, Default)]
 pub(super) struct Questions {
     last: u64,
-    waiting: Vec<(u64, Answer)>,
+    waiting: Vec<Question>,
+}
+
+#[derive(Debug)]
+struct Question {
+    id: u64,
+    asked: Instant,
+    answer: Answer,
+}
+
+impl Questions {
+    /// Refuses those that have waited for too long.
+    fn give_up(&mut self) {
+        let late = |question: &mut Question| question.asked.elapsed() > PATIENCE;
+        for Question { answer, .. } in self.waiting.extract_if(.., late) {
+            answer.refuse(Refusal::not_now("the VMM does not answer"));
+        }
+    }
 }
 
 impl Session<'_> {
     /// A client wants `size` MiB in the balloon, or to know of it: with or without the guest's statistics.
     pub(super) fn balloon(&mut self, size: Option<u32>, statistics: bool, answer: Answer) {
+        self.balloon_questions.give_up();
         if let Err(refusal) = self.balloon_refusal(size) {
             return answer.refuse(refusal);
         }
         let id = self.balloon_questions.last + 1;
         self.balloon_questions.last = id;
-        self.balloon_questions.waiting.push((id, answer));
+        self.balloon_questions.waiting.push(Question {
+            id,
+            asked: Instant::now(),
+            answer,
+        });
         if let Some(mib) = size {
             tracing::info!("{mib} MiB are wanted in the balloon");
         }
@@ -61,10 +89,10 @@ impl Session<'_> {
     /// The VMM has answered. What nobody has asked is ignored.
     pub(super) fn balloon_came(&mut self, id: u64, report: Option<BalloonReport>) {
         let waiting = &mut self.balloon_questions.waiting;
-        let Some(place) = waiting.iter().position(|(asked, _)| *asked == id) else {
+        let Some(place) = waiting.iter().position(|question| question.id == id) else {
             return;
         };
-        let (_, answer) = waiting.remove(place);
+        let Question { answer, .. } = waiting.remove(place);
         let Some(mut report) = report else {
             return answer.refuse(Refusal::not_now("the VMM knows of no balloon"));
         };

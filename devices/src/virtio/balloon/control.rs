@@ -4,7 +4,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -43,6 +43,9 @@ struct Shared {
     /// Pages of the guest's memory.
     most: u32,
     fields: Arc<Fields>,
+    /// A target was set and the driver has not been told. The same one again counts: a guest that ran short has taken pages
+    /// out, and nothing else has it put them in again.
+    wanted: AtomicBool,
     inflated: AtomicU64,
     reported: AtomicU64,
     questions: Mutex<Questions>,
@@ -67,6 +70,7 @@ impl BalloonControl {
         Ok(Self(Arc::new(Shared {
             most,
             fields,
+            wanted: AtomicBool::new(false),
             inflated: AtomicU64::new(0),
             reported: AtomicU64::new(0),
             questions: Mutex::default(),
@@ -78,6 +82,7 @@ impl BalloonControl {
     pub fn set_target(&self, target: u64) {
         let pages = pages(target).min(self.0.most);
         self.0.fields.set_num_pages(pages);
+        self.0.wanted.store(true, Ordering::Release);
         self.wake();
     }
 
@@ -109,6 +114,11 @@ impl BalloonControl {
 
     pub(super) fn fields(&self) -> Arc<Fields> {
         self.0.fields.clone()
+    }
+
+    /// Whether the driver is to be told of a target, which it then is.
+    pub(super) fn take_wanted(&self) -> bool {
+        self.0.wanted.swap(false, Ordering::AcqRel)
     }
 
     /// Readable for the worker when there is another target or a question.

@@ -68,13 +68,18 @@ impl ConfigSpace for Fields {
     fn write(&self, offset: u64, data: &[u8]) {
         for (at, field) in [(ACTUAL, &self.actual), (POISON_VAL, &self.poison_val)] {
             let mut bytes = field.load(Ordering::Acquire).to_le_bytes();
+            let mut touched = false;
             for (at, byte) in (at..).zip(&mut bytes) {
                 let given = at.checked_sub(offset).and_then(|n| usize::try_from(n).ok());
                 if let Some(given) = given.and_then(|n| data.get(n)) {
                     *byte = *given;
+                    touched = true;
                 }
             }
-            field.store(u32::from_le_bytes(bytes), Ordering::Release);
+            // Another vCPU may write the other field now.
+            if touched {
+                field.store(u32::from_le_bytes(bytes), Ordering::Release);
+            }
         }
     }
 

@@ -102,7 +102,7 @@ impl Balloon {
             (options.deflate_on_oom, feature::DEFLATE_ON_OOM),
             (options.statistics, feature::STATS_VQ),
             // A guest that fills free memory with a value (init_on_free, page_poisoning) reports nothing unless it can say
-            // with what (5.5.6.3.1).
+            // with what (5.5.3.1).
             (
                 options.free_page_reporting,
                 feature::PAGE_REPORTING | feature::PAGE_POISON,

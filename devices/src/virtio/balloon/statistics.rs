@@ -20,7 +20,8 @@ pub enum Statistic {
     MinorFaults = 3,
     /// Bytes that are not used for anything.
     Free = 4,
-    /// Bytes that the guest has, without what is in the balloon.
+    /// Bytes that the guest has. Linux leaves out what is in the balloon only where it may not take it out when it runs short
+    /// (no DEFLATE_ON_OOM).
     Total = 5,
     /// Bytes that programs could have without swapping: what is free, and what can be made free.
     Available = 6,

@@ -242,6 +242,25 @@ fn a_guest_is_told_a_target_gets_there_and_takes_pages_back() {
 }
 
 #[test]
+fn a_size_is_announced_each_time_it_is_set_and_never_by_a_question() {
+    let machine = Machine::new(OPTIONS);
+    let [_, _, mut statistics] = machine.start(feature::STATS_VQ, [0, 1, 2]);
+    statistics.add(&[(LIST, 10)], &[]);
+    let address = machine.driver.notify_address(2);
+    assert!(machine.hypervisor.notify(address));
+    let (teller, told) = std::sync::mpsc::channel();
+    machine.control.ask(Box::new(move |_| {
+        let _ = teller.send(());
+    }));
+    told.recv_timeout(2 * DEADLINE).unwrap();
+    assert!(!machine.hypervisor.take_interrupt(0));
+    for _ in 0..2 {
+        machine.control.set_target(4 * PAGE);
+        assert!(machine.hypervisor.wait_interrupt(0, DEADLINE));
+    }
+}
+
+#[test]
 fn nobody_wants_or_believes_more_than_there_is() {
     let machine = Machine::new(OPTIONS);
     machine.control.set_target(u64::MAX);

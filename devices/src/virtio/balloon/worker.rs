@@ -47,8 +47,6 @@ pub(super) struct BalloonWorker {
     timer: OwnedFd,
     /// The timer runs.
     armed: bool,
-    /// The target that the driver was told of last; None before it was told of any.
-    announced: Option<u32>,
     /// The log has been told of memory that could not be given back.
     complained: bool,
 }
@@ -72,7 +70,6 @@ impl BalloonWorker {
             held: None,
             timer: timerfd_create(TimerfdClockId::Monotonic, flags)?,
             armed: false,
-            announced: None,
             complained: false,
         })
     }
@@ -219,10 +216,9 @@ impl BalloonWorker {
         Ok(())
     }
 
-    /// Tells the driver of another target.
+    /// Tells the driver of a target that was set.
     fn announce(&mut self) {
-        let target = self.device.control.fields().num_pages();
-        if self.announced.replace(target) != Some(target) {
+        if self.device.control.take_wanted() {
             self.interrupt.config_changed();
         }
     }
