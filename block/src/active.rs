@@ -14,7 +14,7 @@ pub(crate) struct Active {
     first: Option<(usize, Lane)>,
     /// Lanes whose threads are not started yet.
     waiting: Vec<(usize, Lane)>,
-    others: Vec<(usize, Worker<Engine>)>,
+    others: Vec<(usize, Worker<Option<Engine>>)>,
 }
 
 impl Active {
@@ -81,10 +81,10 @@ impl Handler for Active {
             }
         };
         if let Some((index, lane)) = self.first.take() {
-            back(index, Some(lane.end()));
+            back(index, lane.end());
         }
         for (index, worker) in self.others.drain(..) {
-            back(index, worker.join());
+            back(index, worker.join().flatten());
         }
         Box::new(self.device)
     }

@@ -136,12 +136,13 @@ impl Lane {
         }
     }
 
-    /// Waits for what is on its way, and gives the engine back. What the driver has no answer to it has to ask again.
-    pub(crate) fn end(mut self) -> Engine {
-        self.engine.drain();
+    /// Waits for what is on its way, and gives the engine back if it can be used again. What the driver has no answer to it
+    /// has to ask again.
+    pub(crate) fn end(mut self) -> Option<Engine> {
+        let is_usable = self.engine.drain();
         let waiting = self.slots.iter().filter(|slot| slot.waiting).count();
         self.disk.end_waiting(waiting as u64, false);
-        self.engine
+        is_usable.then_some(self.engine)
     }
 
     /// Takes requests and answers what is done, until there is nothing to do or others have to have their turn.
@@ -328,7 +329,7 @@ impl Lane {
 }
 
 /// A lane with a thread of its own: all but the first.
-impl Handler<Engine> for Lane {
+impl Handler<Option<Engine>> for Lane {
     fn start(&mut self, ops: &mut EventOps) {
         self.begin(ops);
     }
@@ -337,7 +338,7 @@ impl Handler<Engine> for Lane {
         self.serve(events.data(), ops);
     }
 
-    fn stop(self: Box<Self>) -> Engine {
+    fn stop(self: Box<Self>) -> Option<Engine> {
         self.end()
     }
 }

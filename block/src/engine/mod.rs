@@ -117,11 +117,15 @@ impl Engine {
         }
     }
 
-    /// Waits for everything that was pushed, and forgets it.
-    pub(crate) fn drain(&mut self) {
+    /// Waits for everything that was pushed, and forgets it. `false`: that was not possible, and the engine is of no more
+    /// use.
+    pub(crate) fn drain(&mut self) -> bool {
         match self {
             Self::Uring(engine) => engine.drain(),
-            Self::Threads(engine) => engine.drain(),
+            Self::Threads(engine) => {
+                engine.drain();
+                true
+            }
         }
     }
 }

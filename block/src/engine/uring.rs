@@ -99,7 +99,7 @@ impl Uring {
         }
     }
 
-    pub(super) fn drain(&mut self) {
+    pub(super) fn drain(&mut self) -> bool {
         let mut done = Vec::new();
         while self.in_flight > 0 {
             match self.ring.submit_and_wait(1) {
@@ -111,11 +111,13 @@ impl Uring {
                     // The kernel may still write to their memory, so it is nobody's from here on.
                     mem::forget(mem::take(&mut self.running));
                     self.in_flight = 0;
+                    return false;
                 }
             }
             self.reap(&mut done);
             done.clear();
         }
+        true
     }
 }
 

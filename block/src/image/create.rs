@@ -10,8 +10,12 @@ use std::{
     process::{Command, Stdio},
 };
 
-use rustix::fs::{
-    CWD, FlockOperation, IFlags, RenameFlags, flock, ioctl_getflags, ioctl_setflags, renameat_with,
+use rustix::{
+    fs::{
+        CWD, FlockOperation, IFlags, RenameFlags, flock, ioctl_getflags, ioctl_setflags,
+        renameat_with,
+    },
+    io::Errno,
 };
 
 use super::{ImageError, io_error};
@@ -58,8 +62,11 @@ impl NewImage {
                 self.run(mkfs, path, &unfinished)?;
             }
             file.sync_all().map_err(failed("made"))?;
-            renameat_with(CWD, &unfinished, CWD, path, RenameFlags::NOREPLACE)
-                .map_err(|error| failed("made")(error.into()))
+            rename(&unfinished, path).map_err(failed("made"))?;
+            // Or a power cut could take the name away, and the next start what the guest has synced since.
+            let directory = File::open(directory(path));
+            let synced = directory.and_then(|directory| directory.sync_all());
+            synced.map_err(failed("made"))
         })();
         if made.is_err() {
             // What is left of it is in nobody's way.
@@ -139,6 +146,17 @@ fn directory(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
+    }
+}
+
+/// Gives the file its name, which no file may have.
+fn rename(unfinished: &Path, path: &Path) -> io::Result<()> {
+    match renameat_with(CWD, unfinished, CWD, path, RenameFlags::NOREPLACE) {
+        // NFS and others know no such flag. A link is refused where something is as well.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            fs::hard_link(unfinished, path).and_then(|()| fs::remove_file(unfinished))
+        }
+        renamed => renamed.map_err(io::Error::from),
     }
 }
 

@@ -144,25 +144,22 @@ impl Image {
             // Refuses a device that the host has mounted, or uses otherwise (open(2)).
             flags |= libc::O_EXCL;
         }
-        let file = File::options()
-            .read(true)
-            .write(!options.read_only)
-            .custom_flags(flags)
-            .open(path)
-            .map_err(|source| {
-                let path = path.to_owned();
-                match source.raw_os_error() {
-                    Some(libc::EACCES | libc::EPERM | libc::EROFS) if !options.read_only => {
-                        ImageError::NotWritable { path, source }
-                    }
-                    Some(libc::EINVAL) if options.direct => ImageError::Direct { path, source },
-                    Some(libc::EBUSY) => ImageError::InUse {
-                        path,
-                        holder: Holder::of(&metadata),
-                    },
-                    _ => missing(source),
+        let mut how = File::options();
+        how.read(true).write(!options.read_only).custom_flags(flags);
+        let file = lock::open_patiently(|| how.open(path)).map_err(|source| {
+            let path = path.to_owned();
+            match source.raw_os_error() {
+                Some(libc::EACCES | libc::EPERM | libc::EROFS) if !options.read_only => {
+                    ImageError::NotWritable { path, source }
                 }
-            })?;
+                Some(libc::EINVAL) if options.direct => ImageError::Direct { path, source },
+                Some(libc::EBUSY) => ImageError::InUse {
+                    path,
+                    holder: Holder::of(&metadata),
+                },
+                _ => missing(source),
+            }
+        })?;
         // Was for the opening alone: io_uring takes it for a wish that nothing ever waits.
         rustix::fs::fcntl_getfl(&file)
             .and_then(|flags| rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK))

@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::PathBuf,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -129,16 +129,38 @@ fn a_descriptor_that_was_handed_on_keeps_the_lock() {
 #[test]
 fn a_lock_of_bytes_that_another_program_has_is_seen() {
     let _alone = alone();
-    let (_directory, path) = image(1 << 20);
-    // As QEMU does it: single bytes, for the open file description.
+    // As QEMU does it: single bytes, only ever shared, for the open file description. By 100 it says that it reads, by 101
+    // that it writes.
+    for (byte, refused) in [("100", &[false][..]), ("101", &[false, true])] {
+        let (_directory, path) = image(1 << 20);
+        let mut other = locked(&path, byte);
+        for read_only in [false, true] {
+            match refused.contains(&read_only) {
+                true => {
+                    let text = said(&path, options(read_only));
+                    let named = format!("`IMAGE` is in use by process {}", other.id());
+                    assert!(text.starts_with(&named), "{byte}: {text}");
+                }
+                false => drop(Image::open(&path, options(read_only)).unwrap()),
+            }
+        }
+        drop(other.stdin.take());
+        other.wait().unwrap();
+        Image::open(&path, options(false)).unwrap();
+    }
+}
+
+/// A program that has locked the byte, until its input ends.
+fn locked(path: &Path, byte: &str) -> Child {
     let script = "import fcntl, struct, sys\n\
                   f = open(sys.argv[1], 'r+b')\n\
-                  fcntl.fcntl(f, 37, struct.pack('hhqqi', fcntl.F_RDLCK, 0, 100, 1, 0))\n\
+                  fcntl.fcntl(f, 37, struct.pack('hhqqi', fcntl.F_RDLCK, 0, int(sys.argv[2]), 1, 0))\n\
                   print('locked', flush=True)\n\
                   sys.stdin.read()\n";
     let mut other = Command::new("python3")
         .args(["-c", script])
-        .arg(&path)
+        .arg(path)
+        .arg(byte)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -147,12 +169,7 @@ fn a_lock_of_bytes_that_another_program_has_is_seen() {
     let mut out = std::io::BufReader::new(other.stdout.take().unwrap());
     std::io::BufRead::read_line(&mut out, &mut line).unwrap();
     assert_eq!(line, "locked\n");
-    let text = said(&path, options(false));
-    drop(other.stdin.take());
-    other.wait().unwrap();
-    let named = format!("`IMAGE` is in use by process {}", other.id());
-    assert!(text.starts_with(&named), "{text}");
-    Image::open(&path, options(false)).unwrap();
+    other
 }
 
 #[test]
