@@ -70,9 +70,9 @@ impl Host {
             .args(["--mount", "--pid", "--ipc", "--uts", "--fork"])
             .args(["--kill-child=KILL", "sh", "-euc"])
             // A cgroup namespace begins where the process is that makes it.
-            .arg("echo 0 >\"$1/cgroup.procs\"; exec unshare --cgroup sh \"$2/pid1\" \"$2\"")
+            .arg("echo 0 >\"$1/cgroup.procs\"; exec unshare --cgroup sh \"$2/pid1\" \"$2\" \"$3\"")
             .arg("sh")
-            .args([&cgroup, path])
+            .args([&cgroup, path, Path::new(env!("CARGO_MANIFEST_DIR"))])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
