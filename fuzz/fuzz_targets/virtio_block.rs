@@ -2,14 +2,7 @@
 //! too, with each of the two engines. The image keeps its size whatever is asked, and the device comes back.
 #![no_main]
 
-use std::{
-    fs::File,
-    os::fd::AsFd,
-    path::Path,
-    sync::LazyLock,
-    thread,
-    time::Instant,
-};
+use std::{fs::File, os::fd::AsFd, path::Path, sync::LazyLock, thread, time::Instant};
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
@@ -110,7 +103,11 @@ fuzz_target!(|input: Input| {
                 [0_u16, 1].map(|index| LAYOUT.lay(memory, index, &rings[usize::from(index)]))
             }
             None => [0_u16, 1].map(|index| {
-                DriverQueue::new(memory, LAYOUT.rings + 0x1000 * u64::from(index), LAYOUT.size)
+                DriverQueue::new(
+                    memory,
+                    LAYOUT.rings + 0x1000 * u64::from(index),
+                    LAYOUT.size,
+                )
             }),
         };
         if round.rings.is_none() {
