@@ -398,7 +398,7 @@ mod tests {
         };
         assert_eq!(volumes(["", "", ""]), ["vda", "vdb", "vdc"]);
         assert_eq!(
-            volumes(["slot = 31", "", "slot = 3"]),
+            volumes(["slot = 31", "", "slot = 5"]),
             ["vdc", "vdb", "vda"]
         );
     }
