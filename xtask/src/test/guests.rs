@@ -14,9 +14,9 @@ use crate::lab::{self, Job};
 use crate::progress::Steps;
 use crate::{tools, workspace};
 
-/// So many tests may be repeated. QEMU's software CPU now and then loses its way under a running kernel (docs/lab.md);
-/// more than that is not its doing. Where KVM is able nothing is ever repeated.
-const REPEATED: usize = 2;
+/// So many tests may be repeated. QEMU's software CPU now and then loses its way under a running kernel, in one test of a
+/// hundred (docs/lab.md); more than that is not its doing. Where KVM is able nothing is ever repeated.
+const REPEATED: usize = 4;
 
 /// After this long the tests are ended.
 const TIMEOUT: Duration = Duration::from_secs(60 * 60);
