@@ -13,6 +13,7 @@ use crate::{
     end::{End, EndReport},
     gate::{Gate, Passed},
     kick,
+    kvm::internal_error,
     metrics::{Exit, ExitCounters},
 };
 
@@ -142,9 +143,7 @@ fn run(id: u8, mut vcpu: VcpuFd, shared: &Shared) {
                 continue;
             }
             Err(error) if error.errno() == libc::EAGAIN => continue,
-            Ok(VcpuExit::InternalError) => {
-                "KVM could not emulate an instruction of the guest".to_owned()
-            }
+            Ok(VcpuExit::InternalError) => internal_error::describe(&mut vcpu),
             Ok(VcpuExit::FailEntry(reason, cpu)) => {
                 format!("the CPU refused to enter the guest (reason {reason:#x} on host CPU {cpu})")
             }

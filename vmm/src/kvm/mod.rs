@@ -2,9 +2,11 @@
 //!
 //! * [`interrupts`]: interrupt routes, irqfds and ioeventfds
 //! * [`cpuid`]: what CPUID says in the guest
+//! * [`internal_error`]: why KVM gave up on a guest
 //! * [`registers`]: the boot CPU's first register values
 
 pub mod cpuid;
+pub mod internal_error;
 pub mod interrupts;
 pub mod registers;
 

@@ -14,8 +14,8 @@ use crate::lab::{self, Job};
 use crate::progress::Steps;
 use crate::{tools, workspace};
 
-/// So many tests may be repeated. QEMU's software CPU now and then loses its way under a running kernel, in one test of a
-/// hundred (docs/lab.md); more than that is not its doing. Where KVM is able nothing is ever repeated.
+/// So many tests may be repeated: with more than one CPU QEMU's software CPU has lost its way under a running kernel, in one
+/// test of fifty (docs/lab.md); more than that is not its doing. Where KVM is able nothing is ever repeated.
 const REPEATED: usize = 4;
 
 /// After this long the tests are ended.

@@ -1,5 +1,4 @@
-//! Runs tests that boot guests: all in one program, but for those in all sizes in the lab, which take an hour and more: there
-//! a few go to a machine, and two machines run at a time.
+//! Runs tests that boot guests: all in one program, but in the lab a few go to a machine, and two machines run at a time.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -14,17 +13,16 @@ use crate::lab;
 use crate::tee::Both;
 
 /// Tests of one machine of the lab: so many that its boot does not count, so few that little is lost with it.
-const TOGETHER: usize = 6;
+const TOGETHER: usize = 8;
 
-/// Machines of the lab at a time: a test seldom keeps more than one CPU busy.
+/// Machines of the lab at a time: each has one CPU.
 const MACHINES: usize = 2;
 
 /// Runs the tests with these names. One that is not in what this returns did not say how it went.
 pub fn run(needs: &Needs, names: &[String], depth: Depth) -> Result<Vec<Ran>> {
-    match (lab::is_needed(&needs.job(names, depth))?, depth) {
-        (false, _) => program(needs, names, depth, &mut io::stdout()),
-        (true, Depth::Ci) => in_a_machine(needs, names, depth, &mut io::stdout()),
-        (true, Depth::Full) => in_machines(needs, names, depth),
+    match lab::is_needed(&needs.job(names, depth))? {
+        false => program(needs, names, depth, &mut io::stdout()),
+        true => in_machines(needs, names, depth),
     }
 }
 
