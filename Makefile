@@ -1,6 +1,6 @@
 # What each verb does is in xtask/; `cargo xtask help` says more.
 
-.PHONY: help demo test soak lint fuzz lab guest tools clean-lab
+.PHONY: help demo test soak lint fuzz lab guest images tools clean-lab
 
 help:
 	@echo 'make demo        run examples/adguard.toml and show what it does'
@@ -10,11 +10,15 @@ help:
 	@echo 'make fuzz        run every fuzz target for 30 s'
 	@echo "make lab CMD='…' run a shell command where KVM is able: here, or in the lab"
 	@echo 'make guest       make the guest of the tests and the demo'
+	@echo 'make images      make the images of service VMs'
 	@echo 'make tools       install what the other verbs need'
 	@echo 'make clean-lab   remove what the lab, the guests and the tools keep in target/lab'
 
 demo test soak lint fuzz guest tools clean-lab:
 	@cargo xtask $@
+
+images:
+	@cargo xtask image
 
 lab:
 	@cargo xtask lab -- sh -c "$$LAB_CMD"

@@ -161,6 +161,15 @@ pub fn update_lists() -> Result<()> {
 
 /// The address of the mirror from which apt has this machine's Debian.
 pub fn mirror() -> Result<String> {
+    mirror_of("Debian")
+}
+
+/// The address of the mirror from which it has its security updates.
+pub fn security_mirror() -> Result<String> {
+    mirror_of("Debian-Security")
+}
+
+fn mirror_of(label: &str) -> Result<String> {
     let targets = capture_text(program("apt-get").args([
         "indextargets",
         "--format",
@@ -169,9 +178,9 @@ pub fn mirror() -> Result<String> {
     ]))?;
     targets
         .lines()
-        .find_map(|line| line.strip_prefix("Debian Debian main "))
+        .find_map(|line| line.strip_prefix(&format!("Debian {label} main ")))
         .map(str::to_owned)
-        .ok_or_else(|| anyhow!("apt knows no Debian mirror: was `apt-get update` run?"))
+        .ok_or_else(|| anyhow!("apt knows no mirror of {label}: was `apt-get update` run?"))
 }
 
 /// The content of a file on a mirror.

@@ -84,7 +84,7 @@ fn initramfs(packages: &Path) -> Result<Archive> {
 }
 
 /// Makes `link` lead to `directory`, its neighbour.
-fn link(directory: &Path, link: &Path) -> Result<()> {
+pub fn link(directory: &Path, link: &Path) -> Result<()> {
     let name = directory
         .file_name()
         .expect("a cached directory has a name of its own");

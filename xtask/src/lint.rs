@@ -8,7 +8,7 @@ use crate::command::{cargo, program, run};
 use crate::{docs, tools, workspace};
 
 /// Scripts, and the shell that reads them.
-const SCRIPTS: [(&str, &str); 10] = [
+const SCRIPTS: [(&str, &str); 15] = [
     ("sh", "guest/lib.sh"),
     ("sh", "guest/test-init"),
     ("sh", "guest/memory-init"),
@@ -16,6 +16,11 @@ const SCRIPTS: [(&str, &str); 10] = [
     ("sh", "guest/dns/power-button"),
     ("sh", "guest/initramfs/init"),
     ("sh", "guest/debian/finish"),
+    ("sh", "guest/base/finish"),
+    ("sh", "guest/base/files/usr/lib/minivmm/init"),
+    ("sh", "guest/base/files/usr/lib/minivmm/power-button"),
+    ("sh", "guest/base/files/usr/lib/minivmm/resolv-conf"),
+    ("sh", "guest/base/files/usr/lib/minivmm/ssh-keys"),
     ("sh", "xtask/lab/init"),
     ("sh", "xtask/lab/session"),
     ("bash", ".ci/run"),

@@ -9,6 +9,7 @@ mod demo;
 mod docs;
 mod fuzz;
 mod guest;
+mod image;
 mod kernel;
 mod lab;
 mod lint;
@@ -64,6 +65,8 @@ enum Verb {
     Docs,
     /// Run fuzz targets, all or those that are named, and fail if one finds something
     Fuzz(Fuzz),
+    /// Make images of service VMs, all or those that are named, and print where they are
+    Image(Image),
     /// Remove what the lab, the guests and the tools keep
     CleanLab,
     /// Run a command where KVM is able: here, or in the lab
@@ -78,6 +81,19 @@ struct Fuzz {
     /// How long each is run
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     seconds: u64,
+}
+
+#[derive(Debug, Args)]
+struct Image {
+    /// Images, by the names of their directories in guest
+    #[arg(value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(image::names()))]
+    names: Vec<String>,
+    /// Make each once more, from nothing, and fail if it is not the same byte for byte
+    #[arg(long)]
+    check: bool,
+    /// Unpack each as well, for a root on a share
+    #[arg(long)]
+    files: bool,
 }
 
 #[derive(Debug, Args)]
@@ -114,6 +130,11 @@ fn main() -> ExitCode {
         Verb::Lint => lint::run_all().map(|()| 0),
         Verb::Docs => docs::write().map(|()| 0),
         Verb::Fuzz(fuzz) => fuzz::run_targets(&fuzz.targets, fuzz.seconds),
+        Verb::Image(Image {
+            names,
+            check,
+            files,
+        }) => image::run(&names, image::Wanted { check, files }).map(|()| 0),
         Verb::CleanLab => cache::clear().map(|()| 0),
         Verb::Lab(lab) => lab::run(&lab.into(), None),
     };

@@ -38,6 +38,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("libseccomp-dev", "building virtiofsd"),
 ];
 
+/// What only those need who make images of service VMs, beside those.
+const FOR_IMAGES: &[(&str, &str)] = &[("erofs-utils", "images of service VMs")];
+
 /// Debian 12 has only the older one that was part of QEMU.
 const VIRTIOFSD_VERSION: &str = "1.14.0";
 
@@ -46,7 +49,17 @@ const CARGO_DENY_VERSION: &str = "0.20.2";
 /// Installs the Debian packages that are missing, and fetches apt's lists if there are none: guests are made from
 /// packages that they name.
 pub fn packages() -> Result<()> {
-    let missing = missing()?;
+    install(PACKAGES)
+}
+
+/// As [`packages`], with what images of service VMs need.
+pub fn for_images() -> Result<()> {
+    packages()?;
+    install(FOR_IMAGES)
+}
+
+fn install(packages: &[(&'static str, &'static str)]) -> Result<()> {
+    let missing = missing(packages)?;
     if missing.is_empty() {
         return match !has_lists() && is_root() {
             true => debian::update_lists(),
@@ -84,11 +97,11 @@ pub fn packages() -> Result<()> {
     install()
 }
 
-fn missing() -> Result<Vec<(&'static str, &'static str)>> {
+fn missing(packages: &[(&'static str, &'static str)]) -> Result<Vec<(&'static str, &'static str)>> {
     let mut query = program("dpkg-query");
     query
         .args(["--show", "--showformat=${Package} ${db:Status-Status}\n"])
-        .args(PACKAGES.iter().map(|(name, _)| name));
+        .args(packages.iter().map(|(name, _)| name));
     // It fails if it does not know one of the names, and prints the others all the same.
     let output = query
         .output()
@@ -99,7 +112,7 @@ fn missing() -> Result<Vec<(&'static str, &'static str)>> {
             .lines()
             .any(|line| line.split_once(' ') == Some((name, "installed")))
     };
-    Ok(PACKAGES
+    Ok(packages
         .iter()
         .copied()
         .filter(|(name, _)| !is_installed(name))
