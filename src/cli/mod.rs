@@ -10,6 +10,7 @@ mod logs;
 mod look;
 mod made;
 mod metrics;
+mod new;
 mod pause;
 mod places;
 mod plan;
@@ -252,6 +253,12 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Write the configuration of a new service VM
+    ///
+    /// A TOML file with comments, for the hardened kernel and the base image: a tap, what is to last on /data, and nothing
+    /// else that is kept. Says what is missing on this host, and what to do next. Exit codes: 0 it is written, 69 it
+    /// cannot be, 78 no VM can be like that.
+    New(new::NewArgs),
     /// Put the systemd units where systemd finds them
     ///
     /// minivmm@.service runs the VM of /etc/minivmm/NAME.toml as minivmm@NAME, minivmm.target starts all that are enabled.
@@ -312,6 +319,7 @@ pub fn main() -> ExitCode {
         Verb::Status { of, json } => status::status(of, *json),
         Verb::Metrics { of } => metrics::metrics(of),
         Verb::Balloon { of, size, json } => balloon::balloon(of, *size, *json),
+        Verb::New(args) => new::new(args),
         Verb::InstallUnits(args) => install_units::run(args),
         Verb::Stop { of, args } => stop::stop(of, args),
         Verb::Pause { of } => pause::pause(of),

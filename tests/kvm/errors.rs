@@ -15,6 +15,7 @@ mod control;
 mod credentials;
 mod elf;
 mod file;
+mod new;
 mod tap;
 mod volumes;
 
@@ -26,6 +27,7 @@ pub fn tests() -> Vec<Test> {
         credentials::TESTS,
         elf::TESTS,
         file::TESTS,
+        new::TESTS,
         tap::TESTS,
         volumes::TESTS,
     ]
