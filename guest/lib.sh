@@ -35,6 +35,7 @@ obey_command_line() {
     set -f
     for word in $(cat /proc/cmdline); do
         case $word in
+        ifname=*) cards="$cards ${word#ifname=}" ;;
         ip=*) configure_interface "${word#ip=}" ;;
         systemd.mount-extra=*) mount_extra "${word#systemd.mount-extra=}" ;;
         esac
@@ -44,7 +45,7 @@ obey_command_line() {
 
 # CLIENT:SERVER:GATEWAY:NETMASK:HOSTNAME:DEVICE:AUTOCONF[:DNS0[:DNS1]], as in the kernel's
 # Documentation/admin-guide/nfs/nfsroot.rst; as with systemd, NETMASK may be the length of the prefix. Without a DEVICE
-# the first one is meant, then the second, and so on.
+# the first one is meant, then the second, and so on. A DEVICE may be what an ifname= calls it.
 configure_interface() {
     local IFS=: tries=100 server
     set -- $1
@@ -58,7 +59,7 @@ configure_interface() {
         return
         ;;
     esac
-    until [ -e "/sys/class/net/$device" ]; do
+    until find_card "$device"; do
         tries=$((tries - 1))
         if [ $tries = 0 ]; then
             say "there is no interface $device for the address $address"
@@ -66,6 +67,7 @@ configure_interface() {
         fi
         sleep 0.05
     done
+    device=$card
     ip address add "$address/${netmask:-24}" broadcast + dev "$device" && ip link set "$device" up ||
         say "cannot give $device the address $address"
     if [ -n "$gateway" ]; then
@@ -77,6 +79,24 @@ configure_interface() {
     for server in $8 $9; do
         echo "nameserver $server" >>/etc/resolv.conf
     done
+}
+
+# Sets `card` to the interface that the kernel calls $1, or whose MAC address ifname=$1:MAC says, as in dracut.cmdline(7). It
+# keeps the kernel's name.
+find_card() {
+    local named mac=
+    for named in $cards; do
+        case $named in
+        "$1":*) mac=${named#*:} ;;
+        esac
+    done
+    if [ -z "$mac" ]; then
+        card=$1
+        [ -e "/sys/class/net/$card" ]
+        return
+    fi
+    card=$(ip -o link | sed -n "s|^[0-9]*: \([^:@]*\).* link/ether $mac .*|\1|p")
+    [ -n "$card" ]
 }
 
 # WHAT:WHERE[:TYPE[:OPTIONS]], as in systemd-fstab-generator(8): a share by its tag, or a volume by its device.

@@ -29,7 +29,7 @@ pub fn build(config: &VmConfig) -> String {
         consoles(config.console.device).to_owned(),
         MACHINE.to_owned(),
     ];
-    words.extend(config.interfaces.iter().filter_map(|i| ip(&config.name, i)));
+    words.extend(addresses(config));
     words.extend(config.shares.iter().filter_map(mount_extra));
     let volumes = config.volumes.iter().zip(config.disks());
     words.extend(volumes.filter_map(|(volume, disk)| mount_volume(volume, &disk)));
@@ -43,13 +43,34 @@ pub fn build(config: &VmConfig) -> String {
     words.join(" ")
 }
 
-/// `ip=` as the kernel's nfsroot.rst, initramfs tools and systemd-network-generator read it. The device
-/// is left open, because its name is the guest's to choose.
-fn ip(host_name: &str, interface: &Interface) -> Option<String> {
+/// What each interface with an address is told of it.
+///
+/// The name of a card is the guest's to choose, so an only one is named by nothing. Among several each is called by its MAC
+/// address, `ifname=` as dracut.cmdline(7) and systemd-network-generator have it: without a name `ip=` is for all of them.
+fn addresses(config: &VmConfig) -> Vec<String> {
+    let mut words = Vec::new();
+    for (n, interface) in config.interfaces.iter().enumerate() {
+        let name = match config.interfaces.len() {
+            1 => String::new(),
+            _ => format!("net{n}"),
+        };
+        let Some(ip) = ip(&config.name, interface, &name) else {
+            continue;
+        };
+        if !name.is_empty() {
+            words.push(format!("ifname={name}:{}", interface.mac));
+        }
+        words.push(ip);
+    }
+    words
+}
+
+/// `ip=` as the kernel's nfsroot.rst, dracut and systemd-network-generator read it.
+fn ip(host_name: &str, interface: &Interface, device: &str) -> Option<String> {
     let cidr = interface.address?;
     let gateway = interface.gateway.map(|g| g.to_string()).unwrap_or_default();
     let mut word = format!(
-        "ip={}::{gateway}:{}:{host_name}::off",
+        "ip={}::{gateway}:{}:{host_name}:{device}:off",
         cidr.address,
         cidr.netmask()
     );
@@ -119,6 +140,24 @@ mod tests {
              systemd.mount-extra=d:/data:virtiofs systemd.mount-extra=/dev/vda:/var:ext4 \
              systemd.mount-extra=/dev/vdc:/c:erofs:ro quiet panic=5"
         );
+    }
+
+    #[test]
+    fn of_several_interfaces_each_with_an_address_is_named_by_its_mac_address() {
+        let config = VmConfig::from_toml(
+            "name = \"a\"\n[kernel]\npath = \"k\"\n\
+             [[interfaces]]\ntype = \"tap\"\nid = \"t0\"\nmac = \"02:00:00:00:00:0A\"\n\
+             [[interfaces]]\ntype = \"tap\"\nid = \"t1\"\nmac = \"02:00:00:00:00:0b\"\n\
+             address = \"10.0.0.2/8\"\ngateway = \"10.0.0.1\"\n\
+             [[interfaces]]\ntype = \"tap\"\nid = \"t2\"\nmac = \"02:00:00:00:00:0c\"\n\
+             address = \"10.1.0.2/16\"\ndns = [\"10.1.0.1\"]\n",
+        );
+        let config = config.unwrap();
+        config.validate().unwrap();
+        let line = build(&config);
+        let told = " ifname=net1:02:00:00:00:00:0b ip=10.0.0.2::10.0.0.1:255.0.0.0:a:net1:off \
+                    ifname=net2:02:00:00:00:00:0c ip=10.1.0.2:::255.255.0.0:a:net2:off:10.1.0.1";
+        assert!(line.ends_with(told), "{line}");
     }
 
     #[test]

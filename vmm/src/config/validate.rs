@@ -148,9 +148,11 @@ pub enum Error {
         /// The interface.
         id: String,
     },
-    /// More than one interface has an address: `ip=` names them by the guest's own names.
-    #[error("interfaces.address: only the first interface can have one, `{0}` is not the first")]
-    AddressNotFirst(String),
+    /// More than one way out.
+    #[error(
+        "interfaces.gateway: `{0}` is not the first with one, and a guest has one default gateway"
+    )]
+    SecondGateway(String),
     /// The command line has characters that cannot be passed on.
     #[error("kernel.cmdline: control characters are not possible in a kernel command line")]
     Cmdline,
@@ -244,7 +246,11 @@ impl VmConfig {
             "interfaces.fd",
             fds.flat_map(|fd| fd.numbers()).map(i32::to_string),
         )?;
-        for (n, interface) in self.interfaces.iter().enumerate() {
+        let with_gateway = self.interfaces.iter().filter(|i| i.gateway.is_some());
+        if let Some(second) = with_gateway.into_iter().nth(1) {
+            return Err(Error::SecondGateway(second.id.clone()));
+        }
+        for interface in &self.interfaces {
             let id = &interface.id;
             for (key, name) in [("id", Some(id)), ("bridge", interface.bridge.as_ref())] {
                 if let Some(name) = name
@@ -257,7 +263,6 @@ impl VmConfig {
             self.validate_tap(interface)?;
             count("interfaces.dns", interface.dns.len(), Limits::DNS)?;
             match interface.address {
-                Some(_) if n > 0 => return Err(Error::AddressNotFirst(id.clone())),
                 None if interface.gateway.is_some() => {
                     return Err(Error::NoAddress {
                         key: "gateway",

@@ -2,7 +2,7 @@
 use super::*;
 use crate::config::OnFailure;
 
-use crate::config::Descriptors;
+use crate::config::{Descriptors, Ipv4Cidr};
 
 const MINIMAL: &str = "name = \"a\"\n[kernel]\npath = \"k\"\n";
 
@@ -184,6 +184,29 @@ fn queues_mtu_and_descriptors_have_their_limits() {
     let many = super::tests::outcome(|c| c.interfaces[0].queues = Some(2));
     let error = "interfaces.queues: 2 are more than the 1 of vcpu (interface `t0`)";
     assert_eq!(many, Err(error.to_owned()));
+}
+
+#[test]
+fn every_interface_has_an_address_and_one_of_them_the_gateway() {
+    let with = |gateways: [bool; 2]| {
+        outcome(|c| {
+            let [mut first, mut second] = [0, 0].map(|n: usize| c.interfaces[n].clone());
+            (second.id, second.mac) = ("t1".into(), "02:00:00:00:00:99".parse().unwrap());
+            for (interface, gateway) in [&mut first, &mut second].into_iter().zip(gateways) {
+                interface.address = Ipv4Cidr::try_from("10.0.0.2/8".to_owned()).ok();
+                interface.gateway = gateway.then_some([10, 0, 0, 1].into());
+            }
+            c.interfaces = vec![first, second];
+        })
+    };
+    for gateways in [[false, false], [false, true], [true, false]] {
+        assert_eq!(with(gateways), Ok(()), "{gateways:?}");
+    }
+    let said = with([true, true]).unwrap_err();
+    assert!(
+        said.starts_with("interfaces.gateway: `t1` is not"),
+        "{said}"
+    );
 }
 
 #[test]
