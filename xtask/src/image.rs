@@ -1,6 +1,7 @@
 //! Images of service VMs: the root that all of them share, and what each service lays over it. They are read-only, and
 //! the same inputs give the same bytes.
 
+mod adguard;
 mod base;
 mod compare;
 mod tree;
@@ -29,7 +30,7 @@ const FILES: &str = "files";
 pub const EPOCH: u64 = 1_735_689_600;
 
 /// The images that there are, each after those that it is laid over.
-const RECIPES: &[Recipe] = &[base::RECIPE];
+const RECIPES: &[Recipe] = &[base::RECIPE, adguard::RECIPE];
 
 /// How an image is made.
 #[derive(Debug)]
@@ -39,8 +40,17 @@ pub struct Recipe {
     /// All that goes into it. An error is no reason to stop where the image has been made already: it may be that nothing
     /// can be fetched.
     pub key: fn() -> Result<Key>,
-    /// Fills the tree of its files, which is empty, from nothing: what it keeps elsewhere must not decide what comes of it.
-    pub fill: fn(&mut Tree) -> Result<()>,
+    /// Fills the tree of its files, which is empty.
+    pub fill: fn(&mut Tree, Parts) -> Result<()>,
+}
+
+/// What an image is made of that takes long to make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parts {
+    /// As it is kept, if it is.
+    Kept,
+    /// Made anew: what is kept must not decide what comes of it.
+    New,
 }
 
 /// What the verb does with each image.
@@ -133,16 +143,17 @@ impl Recipe {
             .with(include_str!("image.rs"))
             .with(include_str!("image/tree.rs"));
         let directory = cache::directory("guest", &name, &key, |directory| {
-            self.make(&directory.join(IMAGE))
+            self.make(&directory.join(IMAGE), Parts::Kept)
         })?;
         guest::link(&directory, &link)?;
         Ok(link.join(IMAGE))
     }
 
-    fn make(&self, image: &Path) -> Result<()> {
+    fn make(&self, image: &Path, parts: Parts) -> Result<()> {
         let work = tempfile::tempdir_in(workspace::cache())?;
         let mut tree = Tree::new(work.path().join("root"))?;
-        (self.fill)(&mut tree).with_context(|| format!("cannot make the image {}", self.name))?;
+        (self.fill)(&mut tree, parts)
+            .with_context(|| format!("cannot make the image {}", self.name))?;
         erofs(&tree, self.name, image)
     }
 
@@ -150,7 +161,7 @@ impl Recipe {
     fn check(&self, image: &Path) -> Result<()> {
         let work = tempfile::tempdir_in(workspace::cache())?;
         let again = work.path().join(IMAGE);
-        self.make(&again)?;
+        self.make(&again, Parts::New)?;
         if checksum(image)? == checksum(&again)? {
             return Ok(());
         }

@@ -8,7 +8,7 @@ use crate::command::{cargo, program, run};
 use crate::{docs, tools, workspace};
 
 /// Scripts, and the shell that reads them.
-const SCRIPTS: [(&str, &str); 15] = [
+const SCRIPTS: [(&str, &str); 16] = [
     ("sh", "guest/lib.sh"),
     ("sh", "guest/test-init"),
     ("sh", "guest/memory-init"),
@@ -18,6 +18,7 @@ const SCRIPTS: [(&str, &str); 15] = [
     ("sh", "guest/debian/finish"),
     ("sh", "guest/base/finish"),
     ("sh", "guest/base/files/usr/lib/minivmm/init"),
+    ("sh", "guest/base/files/usr/lib/minivmm/own-data"),
     ("sh", "guest/base/files/usr/lib/minivmm/power-button"),
     ("sh", "guest/base/files/usr/lib/minivmm/resolv-conf"),
     ("sh", "guest/base/files/usr/lib/minivmm/ssh-keys"),

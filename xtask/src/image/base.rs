@@ -5,7 +5,7 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
-use super::{Recipe, Tree, files_of};
+use super::{Parts, Recipe, Tree, files_of};
 use crate::cache::Key;
 use crate::command::{capture, program};
 use crate::{kernel, trixie, workspace};
@@ -35,7 +35,7 @@ fn key() -> Result<Key> {
         .with(trixie::security_release()?))
 }
 
-fn fill(tree: &mut Tree) -> Result<()> {
+fn fill(tree: &mut Tree, _: Parts) -> Result<()> {
     let recipe = workspace::root().join("guest").join(RECIPE.name);
     let read = |name: &str| {
         let path = recipe.join(name);
