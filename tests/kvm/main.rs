@@ -3,7 +3,8 @@
 //! Environment: `MINIVMM_GUEST` is the directory of the guest's `vmlinuz` and `initrd`, `MINIVMM_VIRTIOFSD`
 //! the virtiofsd, `MINIVMM_KERNELS` a directory with a guest for each of several kernels, `MINIVMM_GUEST_DEBIAN` the
 //! root of a small Debian, which the lab mounts, `MINIVMM_SOAK` asks for long tests and for all sizes of those that have
-//! several, `MINIVMM_ONLY` names the tests to run, with commas between them, `MINIVMM_REQUIRE_KVM` makes a host that is not able a failure instead of a skip, `MINIVMM_SCRATCH`
+//! several, `MINIVMM_SERVICES` the directory of the images of service VMs, whose
+//! tests are there only then, `MINIVMM_ONLY` names the tests to run, with commas between them, `MINIVMM_REQUIRE_KVM` makes a host that is not able a failure instead of a skip, `MINIVMM_SCRATCH`
 //! is a directory on a real file system.
 
 mod backend_lost;
@@ -35,6 +36,7 @@ mod pause;
 mod plan;
 mod reboot;
 mod restart;
+mod services;
 mod shares;
 mod smbios;
 mod ssh;
@@ -112,6 +114,7 @@ fn main() -> ExitCode {
         volumes::TESTS,
         depth(&[], volumes::LONG),
         vsock::TESTS,
+        &services::tests(),
     ]
     .concat();
     let mut trials: Vec<Trial> = guests

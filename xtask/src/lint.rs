@@ -8,7 +8,7 @@ use crate::command::{cargo, program, run};
 use crate::{docs, tools, workspace};
 
 /// Scripts, and the shell that reads them.
-const SCRIPTS: [(&str, &str); 16] = [
+const SCRIPTS: &[(&str, &str)] = &[
     ("sh", "guest/lib.sh"),
     ("sh", "guest/test-init"),
     ("sh", "guest/memory-init"),
@@ -16,6 +16,7 @@ const SCRIPTS: [(&str, &str); 16] = [
     ("sh", "guest/dns/power-button"),
     ("sh", "guest/initramfs/init"),
     ("sh", "guest/debian/finish"),
+    ("sh", "guest/base/clean"),
     ("sh", "guest/base/finish"),
     ("sh", "guest/base/files/usr/lib/minivmm/init"),
     ("sh", "guest/base/files/usr/lib/minivmm/own-data"),
@@ -44,7 +45,7 @@ pub fn run_all() -> Result<()> {
         .arg("--target-dir")
         .arg(workspace::target().join("fuzz"))
         .args(["--", "-D", "warnings"]))?;
-    for (shell, script) in SCRIPTS {
+    for &(shell, script) in SCRIPTS {
         let script: &Path = &workspace::root().join(script);
         run(program(shell).arg("-n").arg(script))?;
     }

@@ -61,6 +61,7 @@ fn fill(tree: &mut Tree, _: Parts) -> Result<()> {
         .arg("--file")
         .arg(&archive);
     capture(&mut unpack)?;
+    capture(program(recipe.join("clean")).arg(tree.root()))?;
 
     tree.copy(&recipe.join("files"), "")?;
     tree.directory("data")?;
