@@ -1,6 +1,6 @@
 # What each verb does is in xtask/; `cargo xtask help` says more.
 
-.PHONY: help demo test soak lint fuzz lab guest images tools clean-lab
+.PHONY: help demo test soak lint fuzz lab guest kernel images tools clean-lab
 
 help:
 	@echo 'make demo        run examples/adguard.toml and show what it does'
@@ -11,10 +11,11 @@ help:
 	@echo "make lab CMD='…' run a shell command where KVM is able: here, or in the lab"
 	@echo 'make guest       make the guest of the tests and the demo'
 	@echo 'make images      make the images of service VMs'
+	@echo 'make kernel      build the hardened kernel of service VMs'
 	@echo 'make tools       install what the other verbs need'
 	@echo 'make clean-lab   remove what the lab, the guests and the tools keep in target/lab'
 
-demo test soak lint fuzz guest tools clean-lab:
+demo test soak lint fuzz guest kernel tools clean-lab:
 	@cargo xtask $@
 
 images:

@@ -16,6 +16,8 @@ pub struct Package {
     pub name: String,
     /// Its version.
     pub version: String,
+    /// What it is for: `amd64`, or `all`.
+    pub architecture: String,
     /// The packages that it needs, by name; of alternatives the first.
     pub depends: Vec<String>,
 }
@@ -211,9 +213,10 @@ pub fn fetch_settings() -> Result<Vec<String>> {
 /// The name that `apt-get download` gives a package's file.
 fn file(package: &Package) -> String {
     format!(
-        "{}_{}_amd64.deb",
+        "{}_{}_{}.deb",
         package.name,
-        package.version.replace(':', "%3a")
+        package.version.replace(':', "%3a"),
+        package.architecture
     )
 }
 
@@ -236,6 +239,7 @@ fn parse(record: &str) -> Option<Package> {
     Some(Package {
         name: field("Package")?.to_owned(),
         version: field("Version")?.to_owned(),
+        architecture: field("Architecture")?.to_owned(),
         depends,
     })
 }
@@ -250,6 +254,7 @@ mod tests {
 Package: libsystemd0
 Source: systemd
 Version: 252.39-1~deb12u1
+Architecture: amd64
 Pre-Depends: libc6 (>= 2.36), libcap2 (>= 1:2.10)
 Depends: libfirst | libsecond, python3:any
 Description: not a dependency, libx
@@ -260,6 +265,7 @@ Description: not a dependency, libx
         let package = parse(RECORD).unwrap();
         assert_eq!(package.name, "libsystemd0");
         assert_eq!(package.version, "252.39-1~deb12u1");
+        assert_eq!(package.architecture, "amd64");
         assert_eq!(package.depends, ["libc6", "libcap2", "libfirst", "python3"]);
     }
 
@@ -268,9 +274,17 @@ Description: not a dependency, libx
         let package = Package {
             name: "busybox-static".to_owned(),
             version: "1:1.35.0-4".to_owned(),
+            architecture: "amd64".to_owned(),
             depends: Vec::new(),
         };
         assert_eq!(file(&package), "busybox-static_1%3a1.35.0-4_amd64.deb");
+    }
+
+    #[test]
+    fn a_package_for_all_machines_has_that_in_its_file_name() {
+        let record = RECORD.replace("amd64", "all");
+        let package = parse(&record).unwrap();
+        assert_eq!(file(&package), "libsystemd0_252.39-1~deb12u1_all.deb");
     }
 
     #[test]

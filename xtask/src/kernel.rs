@@ -23,6 +23,7 @@ pub fn behind(meta: &Package) -> Result<Package> {
     Ok(Package {
         name: name.clone(),
         version: meta.version.clone(),
+        architecture: meta.architecture.clone(),
         depends: Vec::new(),
     })
 }

@@ -14,6 +14,7 @@ mod kernel;
 mod lab;
 mod lint;
 mod progress;
+mod service_kernel;
 mod tee;
 mod test;
 mod tools;
@@ -67,6 +68,8 @@ enum Verb {
     Fuzz(Fuzz),
     /// Make images of service VMs, all or those that are named, and print where they are
     Image(Image),
+    /// Build the hardened kernel of service VMs, and print where it is
+    Kernel,
     /// Remove what the lab, the guests and the tools keep
     CleanLab,
     /// Run a command where KVM is able: here, or in the lab
@@ -135,6 +138,7 @@ fn main() -> ExitCode {
             check,
             files,
         }) => image::run(&names, image::Wanted { check, files }).map(|()| 0),
+        Verb::Kernel => service_kernel::run().map(|()| 0),
         Verb::CleanLab => cache::clear().map(|()| 0),
         Verb::Lab(lab) => lab::run(&lab.into(), None),
     };

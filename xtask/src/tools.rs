@@ -40,6 +40,16 @@ const PACKAGES: &[(&str, &str)] = &[
 
 /// What only those need who make images of service VMs, beside those.
 const FOR_IMAGES: &[(&str, &str)] = &[("erofs-utils", "images of service VMs")];
+/// What only those need who build the kernel of service VMs, beside those.
+const FOR_KERNEL: &[(&str, &str)] = &[
+    ("make", "the kernel of service VMs"),
+    ("gcc", "the kernel of service VMs"),
+    ("gcc-12-plugin-dev", "plugins of its compiler"),
+    ("flex", "the kernel of service VMs"),
+    ("bison", "the kernel of service VMs"),
+    ("bc", "the kernel of service VMs"),
+    ("libelf-dev", "the kernel's objtool"),
+];
 
 /// Debian 12 has only the older one that was part of QEMU.
 const VIRTIOFSD_VERSION: &str = "1.14.0";
@@ -56,6 +66,12 @@ pub fn packages() -> Result<()> {
 pub fn for_images() -> Result<()> {
     packages()?;
     install(FOR_IMAGES)
+}
+
+/// As [`packages`], with what the kernel of service VMs needs.
+pub fn for_kernel() -> Result<()> {
+    packages()?;
+    install(FOR_KERNEL)
 }
 
 fn install(packages: &[(&'static str, &'static str)]) -> Result<()> {
