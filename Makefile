@@ -1,6 +1,6 @@
 # What each verb does is in xtask/; `cargo xtask help` says more.
 
-.PHONY: help demo test soak lint fuzz lab guest kernel images tools clean-lab
+.PHONY: help demo test soak lint fuzz lab guest kernel images actual tools clean-lab
 
 help:
 	@echo 'make demo        run examples/adguard.toml and show what it does'
@@ -12,6 +12,7 @@ help:
 	@echo 'make guest       make the guest of the tests and the demo'
 	@echo 'make images      make the images of service VMs'
 	@echo 'make kernel      build the hardened kernel of service VMs'
+	@echo 'make actual      make those of Actual Budget'
 	@echo 'make tools       install what the other verbs need'
 	@echo 'make clean-lab   remove what the lab, the guests and the tools keep in target/lab'
 
@@ -20,6 +21,9 @@ demo test soak lint fuzz guest kernel tools clean-lab:
 
 images:
 	@cargo xtask image
+
+actual:
+	@cargo xtask image base actual
 
 lab:
 	@cargo xtask lab -- sh -c "$$LAB_CMD"

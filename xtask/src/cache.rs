@@ -24,7 +24,8 @@ impl Key {
         self
     }
 
-    fn hex(&self) -> String {
+    /// Its beginning as hexadecimal digits, which tells it from others.
+    pub fn hex(&self) -> String {
         let hash = self.0.clone().finalize();
         hash[..6].iter().map(|byte| format!("{byte:02x}")).collect()
     }

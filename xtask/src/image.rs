@@ -1,6 +1,7 @@
 //! Images of service VMs: the root that all of them share, and what each service lays over it. They are read-only, and
 //! the same inputs give the same bytes.
 
+mod actual;
 mod adguard;
 mod base;
 mod compare;
@@ -30,7 +31,7 @@ const FILES: &str = "files";
 pub const EPOCH: u64 = 1_735_689_600;
 
 /// The images that there are, each after those that it is laid over.
-const RECIPES: &[Recipe] = &[base::RECIPE, adguard::RECIPE];
+const RECIPES: &[Recipe] = &[base::RECIPE, adguard::RECIPE, actual::RECIPE];
 
 /// How an image is made.
 #[derive(Debug)]

@@ -17,6 +17,8 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("sh", "guest/initramfs/init"),
     ("sh", "guest/debian/finish"),
     ("sh", "guest/base/clean"),
+    ("sh", "guest/actual/build"),
+    ("bash", "guest/actual/files/usr/lib/actual/answers"),
     ("sh", "guest/base/finish"),
     ("sh", "guest/base/files/usr/lib/minivmm/init"),
     ("sh", "guest/base/files/usr/lib/minivmm/own-data"),

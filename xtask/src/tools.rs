@@ -74,6 +74,14 @@ pub fn for_kernel() -> Result<()> {
     install(FOR_KERNEL)
 }
 
+/// Installs npm if there is none. It is no package of every machine that has it.
+pub fn npm() -> Result<()> {
+    match capture(program("npm").arg("--version")) {
+        Ok(_) => Ok(()),
+        Err(_) => install(&[("npm", "the packages of Actual Budget")]),
+    }
+}
+
 fn install(packages: &[(&'static str, &'static str)]) -> Result<()> {
     let missing = missing(packages)?;
     if missing.is_empty() {
