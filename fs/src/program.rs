@@ -96,6 +96,8 @@ impl Program {
     fn search(path: &OsStr, places: &[&Path]) -> Result<Self, Error> {
         let mut refused = None;
         for candidate in env::split_paths(path)
+            // An empty entry, as the only one of an empty list, would be the working directory.
+            .filter(|directory| directory.is_absolute())
             .map(|directory| directory.join("virtiofsd"))
             .chain(places.iter().map(|place| place.to_path_buf()))
             .filter(|candidate| is_executable(candidate))
@@ -241,6 +243,14 @@ mod tests {
             Program::search(&path, &[]),
             Err(Error::OldC { path }) if path == old
         ));
+    }
+
+    #[test]
+    fn the_working_directory_is_not_searched() {
+        let search = |path: &str| Program::search(OsStr::new(path), &[]);
+        for path in ["", ":", ".", "./", "src/..", ":/nonexistent:"] {
+            assert!(matches!(search(path), Err(Error::NotFound)), "{path}");
+        }
     }
 
     #[test]

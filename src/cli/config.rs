@@ -21,18 +21,32 @@ pub enum Detail {
     Json,
 }
 
-/// Checks a configuration file and the files and directories that it names.
-pub fn check(path: &Path, detail: Detail) -> Result<ExitCode, Failure> {
+/// How far is looked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// At the file's text.
+    File,
+    /// At the files and directories that it names, too.
+    Named,
+}
+
+/// Checks a configuration file and, unless it is to be the file alone, the files and directories that it names.
+pub fn check(path: &Path, reach: Reach, detail: Detail) -> Result<ExitCode, Failure> {
     let file = ConfigFile::read(path)?;
-    let checked = Opened::check(&file.config).map_err(|failure| file.located(failure))?;
-    let notices = file.config.shares.iter().filter_map(|share| {
-        let notice = ids_notice(share)?;
-        Some(format!("share `{}`: {notice}", share.tag))
-    });
-    let mut notices: Vec<String> = notices.collect();
-    let missing = file.config.credentials.iter().zip(&checked.credentials);
-    let missing = missing.filter(|(_, found)| found.is_none());
-    notices.extend(missing.map(|(credential, _)| only_in_a_unit(credential)));
+    let checked = match reach {
+        Reach::File => None,
+        Reach::Named => Some(Opened::check(&file.config).map_err(|failure| file.located(failure))?),
+    };
+    let mut notices = Vec::new();
+    if let Some(checked) = &checked {
+        notices.extend(file.config.shares.iter().filter_map(|share| {
+            let notice = ids_notice(share)?;
+            Some(format!("share `{}`: {notice}", share.tag))
+        }));
+        let missing = file.config.credentials.iter().zip(&checked.credentials);
+        let missing = missing.filter(|(_, found)| found.is_none());
+        notices.extend(missing.map(|(credential, _)| only_in_a_unit(credential)));
+    }
     match detail {
         Detail::Line => {
             notices.iter().for_each(super::say);

@@ -281,6 +281,9 @@ enum ConfigVerb {
         /// The VM's configuration, a TOML file (docs/config.md; its schema: `minivmm config schema`)
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
+        /// Look at the file alone: nothing that it names has to be there, and no limit of this host counts
+        #[arg(long)]
+        file_only: bool,
         /// Print the machine that it makes: kernel, memory map, devices with their PCI addresses, command line
         #[arg(short, long)]
         verbose: bool,
@@ -343,11 +346,16 @@ pub fn main() -> ExitCode {
             verb:
                 ConfigVerb::Check {
                     config,
+                    file_only,
                     verbose,
                     json,
                 },
         } => config::check(
             config,
+            match file_only {
+                true => config::Reach::File,
+                false => config::Reach::Named,
+            },
             match (json, verbose) {
                 (true, _) => config::Detail::Json,
                 (false, true) => config::Detail::Table,

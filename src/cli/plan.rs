@@ -42,6 +42,13 @@ pub struct Report<'a> {
 #[derive(Serialize)]
 struct Kernel<'a> {
     path: &'a Path,
+    #[serde(flatten)]
+    image: Option<Image>,
+}
+
+/// What only the file itself says.
+#[derive(Serialize)]
+struct Image {
     format: String,
     version: Option<String>,
     /// Where it is loaded.
@@ -53,6 +60,12 @@ struct Kernel<'a> {
 #[derive(Serialize)]
 struct Initrd<'a> {
     path: &'a Path,
+    #[serde(flatten)]
+    at: Option<InitrdRange>,
+}
+
+#[derive(Serialize)]
+struct InitrdRange {
     start: u32,
     size: u32,
 }
@@ -68,31 +81,26 @@ enum Virtiofsd {
 impl<'a> Report<'a> {
     pub fn new(
         file: &'a ConfigFile,
-        mut checked: Checked,
+        checked: Option<Checked>,
         notices: Vec<String>,
     ) -> Result<Self, Failure> {
         let config = &file.config;
-        let Placement {
-            kernel,
-            kernel_range,
-            initrd,
-        } = checked.placement;
+        // Nothing of this host is looked at where only the file is.
+        let virtiofsd = checked.as_ref().and_then(|_| virtiofsd(config));
+        let (image, at) = checked.map(placed).unzip();
+        let initrd = config.kernel.initrd.as_deref();
         Ok(Self {
             file: file.path.to_string_lossy(),
             plan: Plan::new(config).map_err(Failure::config)?,
             kernel: Kernel {
                 path: &config.kernel.path,
-                format: kernel.format(),
-                version: kernel.version(&mut checked.kernel),
-                start: kernel_range.start,
-                end: kernel_range.end,
+                image,
             },
-            initrd: (config.kernel.initrd.as_deref().zip(initrd)).map(|(path, at)| Initrd {
+            initrd: initrd.map(|path| Initrd {
                 path,
-                start: at.start,
-                size: at.size,
+                at: at.flatten(),
             }),
-            virtiofsd: virtiofsd(config).map(|found| Virtiofsd::from(&found)),
+            virtiofsd: virtiofsd.map(|found| Virtiofsd::from(&found)),
             notices,
         })
     }
@@ -110,15 +118,19 @@ impl<'a> Report<'a> {
             ("vCPUs", plan.vcpu.to_string()),
             ("memory", format!("{} MiB", plan.mem)),
             ("kernel", kernel.path.display().to_string()),
-            ("", kernel.format.clone()),
         ];
-        facts.extend(kernel.version.clone().map(|version| ("", version)));
-        let kib = (kernel.end - kernel.start) >> 10;
-        facts.push(("", format!("{kib} KiB from {:#x}", kernel.start)));
+        if let Some(image) = &kernel.image {
+            facts.push(("", image.format.clone()));
+            facts.extend(image.version.clone().map(|version| ("", version)));
+            let kib = (image.end - image.start) >> 10;
+            facts.push(("", format!("{kib} KiB from {:#x}", image.start)));
+        }
         if let Some(initrd) = &self.initrd {
             facts.push(("initrd", initrd.path.display().to_string()));
-            let kib = initrd.size.div_ceil(1024);
-            facts.push(("", format!("{kib} KiB from {:#x}", initrd.start)));
+            if let Some(at) = &initrd.at {
+                let kib = at.size.div_ceil(1024);
+                facts.push(("", format!("{kib} KiB from {:#x}", at.start)));
+            }
         }
         facts.extend(
             self.virtiofsd
@@ -162,6 +174,31 @@ impl<'a> Report<'a> {
         heading(to, "kernel command line")?;
         writeln!(to, "  {}", plan.cmdline)
     }
+}
+
+/// What the images say of themselves, and where they are put.
+fn placed(checked: Checked) -> (Image, Option<InitrdRange>) {
+    let Checked {
+        kernel: mut file,
+        placement,
+        ..
+    } = checked;
+    let Placement {
+        kernel,
+        kernel_range,
+        initrd,
+    } = placement;
+    let image = Image {
+        format: kernel.format(),
+        version: kernel.version(&mut file),
+        start: kernel_range.start,
+        end: kernel_range.end,
+    };
+    let initrd = initrd.map(|at| InitrdRange {
+        start: at.start,
+        size: at.size,
+    });
+    (image, initrd)
 }
 
 fn heading(to: &mut impl Write, text: impl Display) -> io::Result<()> {

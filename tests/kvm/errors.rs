@@ -131,6 +131,10 @@ const TESTS: &[Test] = &[
         },
     },
     Test {
+        name: "errors::a_virtiofsd_of_the_working_directory_is_not_run_for_an_empty_path",
+        run: virtiofsd_beside,
+    },
+    Test {
         name: "errors::a_missing_dev_kvm_says_what_to_do",
         run: || {
             no_kvm(
@@ -251,6 +255,46 @@ fn useless_virtiofsd() -> Result<()> {
         .args(["--log", "off", "run", "-c", "test.toml"])
         .env("MINIVMM_VIRTIOFSD", stub);
     attempt(&vm, &mut command)?.says(69, &["share `test-data`", "virtiofsd"])
+}
+
+/// An empty `PATH` is a list with one entry, which names the working directory: that may be somebody else's.
+fn virtiofsd_beside() -> Result<()> {
+    for path in ["", ".", "data:"] {
+        let vm = Vm::new()?;
+        let here = vm.directory().display();
+        let script = format!("#!/bin/sh\ntouch {here}/was-run\necho virtiofsd 1.14.0\n");
+        for place in ["virtiofsd", "data/virtiofsd"] {
+            let program = vm.directory().join(place);
+            fs::write(&program, &script)?;
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+        }
+        // Where the distribution has a virtiofsd, the tap is what is missing.
+        let config = vm.config()? + &Network::toml().replace("vm0", "no-such-tap");
+        fs::write(vm.directory().join("test.toml"), config)?;
+        let mut command = Command::new(vm::program());
+        command
+            .args(["run", "-c", "test.toml"])
+            .env("PATH", path)
+            .env_remove("MINIVMM_VIRTIOFSD");
+        let output = attempt(&vm, &mut command)?;
+        ensure!(
+            matches!(output.code, Some(69 | 78)),
+            "{:?}: {}",
+            output.code,
+            output.stderr
+        );
+        ensure!(
+            output.stderr.contains("virtiofsd") || output.stderr.contains("no-such-tap"),
+            "{}",
+            output.stderr
+        );
+        ensure!(
+            !vm.directory().join("was-run").exists(),
+            "{path:?}: {}",
+            output.stderr
+        );
+    }
+    Ok(())
 }
 
 fn foreign_kernels() -> Result<()> {

@@ -65,6 +65,14 @@ pub const TESTS: &[Test] = &[
         run: two_interfaces,
     },
     Test {
+        name: "net::a_macvtap_that_a_shell_has_opened_is_a_card",
+        run: || macvtap(1),
+    },
+    Test {
+        name: "net::a_macvtap_that_a_shell_has_opened_twice_is_a_card_with_two_queues",
+        run: || macvtap(2),
+    },
+    Test {
         name: "net::kill_9_of_the_supervisor_takes_the_tap_along_that_it_made",
         run: supervisor_killed,
     },
@@ -212,6 +220,75 @@ fn two_interfaces() -> Result<()> {
     // What minivmm made is gone, what it found is there.
     network.has_no_link("vm1")?;
     vm::run(["ip", "-n", host, "link", "show", "vm2"])?;
+    Ok(())
+}
+
+/// As microvm.nix hands it in: a shell opens the device once for each queue, and becomes minivmm.
+fn macvtap(queues: u8) -> Result<()> {
+    let bytes = (depth(20, 200) * MEGABYTE).to_string();
+    let network = Network::new(&format!("macvtap{queues}"))?;
+    let host = network.host.as_str();
+    let make = &format!(
+        "ip link add low0 type veth peer name low1 && ip link set low1 master br0 up && \
+                ip link set low0 up && \
+                ip link add link low0 name mv0 index {} address 02:00:00:00:00:01 type macvtap mode bridge && \
+                ip link set mv0 up",
+        // Its device is of all namespaces: one of its own for each test.
+        6020 + u32::from(queues)
+    );
+    vm::run(["ip", "netns", "exec", host, "sh", "-c", make])?;
+    let fds: Vec<u8> = (3..3 + queues).collect();
+    let opens = fds.iter().map(|fd| format!("exec {fd}<>\"$device\"\n"));
+    let shell = format!(
+        "device=/dev/tap$(cat /sys/class/net/mv0/ifindex)\n{}exec \"$@\"",
+        opens.collect::<String>()
+    );
+    let vm = Vm::debian_script(&format!(
+        "{SEEN}\
+         ping -c 3 -i 0.2 -W 20 {CLIENT} >/dev/null && echo ping=good\n\
+         python3 /data/net.py serve {bytes}\n"
+    ))?
+    .vcpus(2)
+    .by(["ip", "netns", "exec", host, "sh", "-euc", &shell, "sh"])
+    .toml(&format!(
+        "{}fd = {fds:?}\n",
+        Network::toml()
+            .replace("\"tap\"", "\"macvtap\"")
+            .replace("vm0", "mv0")
+    ));
+    let program = vm.data().join("net.py");
+    fs::write(&program, PROGRAM)?;
+    let mut running = vm.start()?;
+    running.wait_for("net.py: ready")?;
+    let said = vm::run([
+        "ip",
+        "netns",
+        "exec",
+        &network.client,
+        "python3",
+        program.to_str().context("its path is text")?,
+        "ask",
+        GUEST,
+        &bytes,
+        "1500",
+    ])?;
+    let (code, output) = running.wait()?;
+    ensure!(code == 0, "exit code {code}:\n{output}");
+    println!("macvtap, {queues}: {}", said.trim().replace('\n', ", "));
+    for words in ["to-guest: good", "from-guest: good", "udp: 1501 of 1501, "] {
+        ensure!(said.contains(words), "no `{words}` in:\n{said}\n{output}");
+    }
+    for (word, expected) in [
+        ("ping=", "good"),
+        ("rx_queues=", queues.to_string().as_str()),
+        ("tx-checksumming=", "on"),
+        ("tcp-segmentation-offload=", "on"),
+    ] {
+        let seen = value(&output, word)?;
+        ensure!(seen == expected, "{word}{seen}, not {expected}:\n{output}");
+    }
+    // It is its maker's.
+    vm::run(["ip", "-n", host, "link", "show", "mv0"])?;
     Ok(())
 }
 

@@ -24,7 +24,12 @@ fn plan() -> Result<()> {
          echo kernel=$(uname -r)\n\
          dmesg | sed -n 's/.*BIOS-e820: \\[mem \\(.*\\)\\] /e820=\\1 /p'\n",
     )?
-    .toml(&format!("{}slot = 29\n", Network::toml()))
+    // The share's, so that the console gives way.
+    .toml("slot = 2\n")
+    .toml(&format!(
+        "{}slot = 29\n[balloon]\nslot = 28\n[vsock]\n",
+        Network::toml()
+    ))
     .by(["ip", "netns", "exec", &network.host]);
     fs::write(vm.directory().join("test.toml"), vm.config()?)?;
     let check = |option: &str| -> Result<String> {
@@ -50,7 +55,16 @@ fn plan() -> Result<()> {
     let found = output.lines().filter_map(|line| line.strip_prefix("pci="));
     let found: BTreeSet<String> = found.map(|line| line.trim().to_owned()).collect();
     ensure!(found == planned, "{planned:?}, and the guest has {found:?}");
-    ensure!(found.contains("0000:00:1d.0"), "{found:?}");
+    for (kind, address) in [
+        ("fs", "00:02.0"),
+        ("vsock", "00:04.0"),
+        ("console", "00:05.0"),
+        ("balloon", "00:1c.0"),
+        ("net", "00:1d.0"),
+    ] {
+        let there = |device: &Value| device["kind"] == kind && device["address"] == address;
+        ensure!(devices.iter().any(there), "{kind}: {devices:?}");
+    }
 
     let cmdline = text(&plan["cmdline"]);
     ensure!(value(&output, "cmdline=")? == cmdline, "{output}");

@@ -206,12 +206,14 @@ impl Machine {
             sources: Sources::new(memory.clone()),
         };
         let on_share_lost = while_running(on_share_lost, &end);
-        if config.console.device.has_virtio() {
+        let slots = Slots::assign(config).map_err(crate::config::Error::Slot)?;
+        if let Some(slot) = slots.console {
             let device = Console::new(console.clone(), input.clone());
-            virtio.add("console", crate::slots::CONSOLE, Box::new(device))?;
+            virtio.add("console", slot, Box::new(device))?;
         }
-        virtio.add_all(config, entropy, vsock, taps, shares, &on_share_lost)?;
-        virtio.add_volumes(config, volumes, &on_volume_full)?;
+        virtio.add_singles(config, &slots, entropy, vsock)?;
+        virtio.add_cards_and_shares(config, &slots, taps, shares, &on_share_lost)?;
+        virtio.add_volumes(config, &slots, volumes, &on_volume_full)?;
         let watchdog = config.lifecycle.watchdog;
         let watchdog = watchdog.map(|max| Arc::new(Watchdog::new(max, after_watchdog)));
         let mut ports = ports(&pci, &end, serial.clone())?;
@@ -278,23 +280,22 @@ struct VirtioDevices<'a> {
 }
 
 impl VirtioDevices<'_> {
-    fn add_all(
+    /// The devices of which there is one at most, but the console.
+    fn add_singles(
         &mut self,
         config: &VmConfig,
+        slots: &Slots,
         entropy: File,
         vsock: Option<VsockResources>,
-        taps: Vec<Tap>,
-        shares: Vec<UnixStream>,
-        on_share_lost: &OnShareLost,
     ) -> Result<(), Error> {
-        let slots = Slots::assign(config).map_err(crate::config::Error::Slot)?;
         self.add("rng", crate::slots::RNG, Box::new(Rng::new(entropy)))?;
-        if config.balloon.enabled {
+        if let Some(slot) = slots.balloon {
             let device = balloon(config).map_err(Error::EventFd)?;
             self.sources.balloon(device.control());
-            self.add("balloon", crate::slots::BALLOON, Box::new(device))?;
+            self.add("balloon", slot, Box::new(device))?;
         }
-        if let Some((options, resources)) = config.vsock().zip(vsock) {
+        let vsock = config.vsock().zip(vsock);
+        if let Some((slot, (options, resources))) = slots.vsock.zip(vsock) {
             let device = VsockDevice::new(VsockOptions {
                 cid: options.cid,
                 listener: resources.listener,
@@ -304,9 +305,21 @@ impl VirtioDevices<'_> {
                 answers: resources.answers,
                 on_notify: Some(resources.on_notify),
             });
-            self.add("vsock", crate::slots::VSOCK, Box::new(device))?;
+            self.add("vsock", slot, Box::new(device))?;
         }
-        for ((interface, tap), slot) in config.interfaces.iter().zip(taps).zip(slots.interfaces) {
+        Ok(())
+    }
+
+    fn add_cards_and_shares(
+        &mut self,
+        config: &VmConfig,
+        slots: &Slots,
+        taps: Vec<Tap>,
+        shares: Vec<UnixStream>,
+        on_share_lost: &OnShareLost,
+    ) -> Result<(), Error> {
+        let interfaces = config.interfaces.iter().zip(taps);
+        for ((interface, tap), slot) in interfaces.zip(&slots.interfaces) {
             let options = NetOptions {
                 mac: interface.mac,
                 mtu: interface.mtu,
@@ -314,13 +327,14 @@ impl VirtioDevices<'_> {
             };
             let device = NetDevice::new(tap, options);
             self.sources.card(&interface.id, device.counters());
-            self.add(&interface.id, slot, Box::new(device))?;
+            self.add(&interface.id, *slot, Box::new(device))?;
         }
-        for ((share, stream), slot) in config.shares.iter().zip(shares).zip(slots.shares) {
+        let shares = config.shares.iter().zip(shares);
+        for ((share, stream), slot) in shares.zip(&slots.shares) {
             let (tag, told) = (share.tag.clone(), on_share_lost.clone());
             let on_lost = move || told(&tag);
             let device = FsDevice::connect(stream, &share.tag, Box::new(on_lost))?;
-            self.add(share.tag.as_str(), slot, Box::new(device))?;
+            self.add(share.tag.as_str(), *slot, Box::new(device))?;
         }
         Ok(())
     }

@@ -111,14 +111,11 @@ impl Plan {
             kind,
         };
         let mut devices = vec![device(0, Kind::HostBridge), device(slots::RNG, Kind::Rng)];
-        if config.console.device.has_virtio() {
-            devices.push(device(slots::CONSOLE, Kind::Console));
-        }
-        if config.balloon.enabled {
-            let balloon = Kind::Balloon(config.balloon.clone());
-            devices.push(device(slots::BALLOON, balloon));
-        }
-        devices.extend(config.vsock().map(|v| device(slots::VSOCK, Kind::Vsock(v))));
+        devices.extend(slots.console.map(|slot| device(slot, Kind::Console)));
+        let balloon = |slot| device(slot, Kind::Balloon(config.balloon.clone()));
+        devices.extend(slots.balloon.map(balloon));
+        let vsock = slots.vsock.zip(config.vsock());
+        devices.extend(vsock.map(|(slot, v)| device(slot, Kind::Vsock(v))));
         let interfaces = slots.interfaces.iter().zip(&config.interfaces);
         devices.extend(interfaces.map(|(slot, i)| device(*slot, Kind::Net(i.clone()))));
         let shares = slots.shares.iter().zip(&config.shares);

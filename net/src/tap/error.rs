@@ -145,6 +145,14 @@ pub enum TapError {
         /// What it lacks.
         why: &'static str,
     },
+    /// A descriptor of a queue that another one is of already.
+    #[error(
+        "descriptor {fd} is a copy of another one: open the tap once more for each of its queues"
+    )]
+    Copy {
+        /// The descriptor.
+        fd: i32,
+    },
     /// Descriptors that do not belong together.
     #[error("descriptor {fd} is tap `{name}`, and the first one is tap `{first}`")]
     Mixed {
@@ -183,7 +191,10 @@ impl TapError {
             | Self::NotABridge { .. }
             | Self::OtherBridge { .. }
             | Self::MayNotBridge { .. } => "bridge",
-            Self::Closed { .. } | Self::Descriptor { .. } | Self::Mixed { .. } => "fd",
+            Self::Closed { .. }
+            | Self::Descriptor { .. }
+            | Self::Copy { .. }
+            | Self::Mixed { .. } => "fd",
             Self::OneQueue { .. } => "queues",
             _ => "id",
         }

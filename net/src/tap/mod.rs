@@ -1,16 +1,19 @@
-//! A tap: an Ethernet interface of the host whose other end is a file, or one for each of its queues.
+//! A tap: an Ethernet interface of the host whose other end is a file, or one for each of its queues. A macvtap, which is
+//! one on top of another interface, is the same to whoever reads and writes the files.
 
 mod error;
+mod handed_in;
 mod open;
 
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
 };
 
 pub use error::TapError;
+pub use handed_in::TUN_NUMBERS;
 pub use open::TapOptions;
 
 use crate::{HEADER, ioctl};
@@ -33,35 +36,6 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// A tap that another process has opened, with [`open`](Self::open) or in its own way: a descriptor for each
-    /// queue.
-    pub fn from_fds(fds: Vec<OwnedFd>) -> Result<Self, TapError> {
-        let mut name = None;
-        let several = fds.len() > 1;
-        let mut queues = Vec::with_capacity(fds.len());
-        for fd in fds {
-            let file = File::from(fd);
-            let number = file.as_raw_fd();
-            let this = name_of(&file, several)?;
-            let first = name.get_or_insert_with(|| this.clone());
-            if *first != this {
-                return Err(TapError::Mixed {
-                    fd: number,
-                    name: this,
-                    first: first.clone(),
-                });
-            }
-            queues.push(Arc::new(file));
-        }
-        let tap = Self {
-            name: name.unwrap_or_default(),
-            queues,
-            made: false,
-        };
-        tap.reset()?;
-        Ok(tap)
-    }
-
     /// The interface's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -118,7 +92,8 @@ impl Tap {
                 .map_err(io::Error::from)
                 .map_err(failed("make non-blocking the file"))?;
         }
-        if let Some(queue) = self.queues.first() {
+        for queue in &self.queues {
+            // A macvtap has one for each.
             ioctl::set_header_size(queue, HEADER as i32).map_err(failed("set the header size"))?;
         }
         self.set_offload(0)
@@ -134,34 +109,6 @@ pub(crate) fn use_queue(queue: &File, used: bool) -> io::Result<()> {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
         result => result,
     }
-}
-
-/// The name of the tap that a file is attached to, if it is one that we can use, perhaps as one of several files.
-fn name_of(file: &File, several: bool) -> Result<String, TapError> {
-    let fd = file.as_raw_fd();
-    let not = |why| TapError::Descriptor { fd, why };
-    let interface = match ioctl::interface(file) {
-        // A queue that was taken out of use says EBADFD, as a file that is attached to nothing does.
-        Err(error) if error.raw_os_error() == Some(libc::EBADFD) => {
-            use_queue(file, true).and_then(|()| ioctl::interface(file))
-        }
-        result => result,
-    };
-    let (name, flags) = interface.map_err(|error| match error.raw_os_error() {
-        Some(libc::EBADFD) => not("it is attached to no interface"),
-        _ => not("it is of another kind of file"),
-    })?;
-    if flags & libc::IFF_TAP == 0 {
-        return Err(not("it is a tun: make it with IFF_TAP"));
-    }
-    if flags & FLAGS != FLAGS {
-        return Err(not("attach it with IFF_VNET_HDR and IFF_NO_PI"));
-    }
-    // Two descriptors of such a tap are copies, of the one queue that it has.
-    if several && flags & libc::IFF_MULTI_QUEUE == 0 {
-        return Err(not("several need a tap that was made with multi_queue"));
-    }
-    Ok(name)
 }
 
 impl From<Tap> for Vec<OwnedFd> {

@@ -177,6 +177,29 @@ pub const TESTS: &[Test] = &[
         },
     },
     Test {
+        name: "errors::a_pci_slot_of_two_devices_is_named_with_both",
+        run: || {
+            says(&[
+                (
+                    |c| c + "slot = 7\n[balloon]\nslot = 7\n",
+                    ":12: shares.slot: share `test-data`: slot 7 is taken by the balloon",
+                ),
+                (
+                    |c| c + "[console]\nslot = 9\n[vsock]\nslot = 9\n",
+                    ":15: vsock.slot: the socket device: slot 9 is taken by the console",
+                ),
+                (
+                    |c| c + "[vsock]\nslot = 1\n",
+                    ":13: vsock.slot: the socket device: slot 1 is taken by the entropy device",
+                ),
+            ])
+        },
+    },
+    Test {
+        name: "errors::config_check_of_the_file_alone_needs_nothing_that_it_names",
+        run: file_only,
+    },
+    Test {
         name: "errors::a_section_that_is_there_twice_is_named_with_its_line",
         run: || {
             says(&[
@@ -288,6 +311,77 @@ pub fn both(vm: &Vm, name: &str, words: &str) -> Result<()> {
             .says(78, &[&words])
             .with_context(|| format!("{} with `{words}`", verb.join(" ")))?;
     }
+    Ok(())
+}
+
+/// As a build does in a sandbox: no environment, and none of the VM's files, of its devices and of its memory.
+fn file_only() -> Result<()> {
+    let vm = Vm::new()?;
+    let config = r#"name = "made"
+vcpu = 32
+mem = 1048576
+[kernel]
+path = "/no/such/kernel"
+initrd = "/no/such/initrd"
+[[interfaces]]
+type = "macvtap"
+id = "no-such-tap"
+mac = "02:00:00:00:00:01"
+fd = [71, 72]
+[[shares]]
+tag = "gone"
+source = "/no/such/directory"
+[[volumes]]
+image = "/no/such/image"
+[[credentials]]
+name = "key"
+path = "/no/such/secret"
+"#;
+    let check = |config: &str, options: &[&str]| -> Result<std::process::Output> {
+        fs::write(vm.directory().join("test.toml"), config)?;
+        let mut command = Command::new(vm::program());
+        Ok(command
+            .args(["config", "check", "--config", "test.toml"])
+            .args(options)
+            .current_dir(vm.directory())
+            .env_clear()
+            .output()?)
+    };
+    for (options, words) in [
+        (&["--file-only"][..], &["VM `made` is fine"][..]),
+        (
+            &["--file-only", "--verbose"],
+            &[
+                "/no/such/kernel",
+                "/no/such/initrd",
+                "00:06.0",
+                "console=ttyS0",
+            ],
+        ),
+        (
+            &["--file-only", "--json"],
+            &["\"path\": \"/no/such/kernel\"", "\"address\": \"00:16.0\""],
+        ),
+    ] {
+        let output = check(config, options)?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(
+            output.status.success() && output.stderr.is_empty(),
+            "{output:?}"
+        );
+        for word in words {
+            ensure!(said.contains(word), "{options:?}: no `{word}` in {said}");
+        }
+    }
+    let output = check(config, &[])?;
+    ensure!(output.status.code() == Some(78), "{output:?}");
+    let output = check(&config.replace("vcpu = 32", "vcpu = 33"), &["--file-only"])?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(78)
+            && said == "minivmm: test.toml:2: vcpu: 33 is not from 1 to 32\n",
+        "{output:?}"
+    );
     Ok(())
 }
 

@@ -62,7 +62,27 @@ pub const TESTS: &[Test] = &[
                 .says(78, &["test.toml:17: interfaces.fd:", "9 is no tap"])
         },
     },
+    Test {
+        name: "errors::a_macvtap_that_is_handed_in_twice_or_was_removed_is_named",
+        run: || {
+            in_namespace("fd = [9, 8]\n", &format!("{} exec 8>&9;", macvtap(6011)))?
+                .says(78, &["test.toml:17: interfaces.fd:", "8 is a copy"])?;
+            in_namespace("fd = 9\n", &format!("{} ip link del mv0;", macvtap(6012)))?.says(
+                78,
+                &["test.toml:17: interfaces.fd:", "its macvtap was removed"],
+            )
+        },
+    },
 ];
+
+/// Makes a macvtap and opens its device as 9. The device of an index that was used a moment ago, in another namespace, may
+/// still be removed.
+fn macvtap(index: u32) -> String {
+    format!(
+        "ip link add low0 type veth peer name low1 && \
+         ip link add link low0 name mv0 index {index} type macvtap && exec 9<>/dev/tap{index} &&"
+    )
+}
 
 /// Runs a VM of two vCPUs with one interface, `vm1`, with `keys` of its own, in a network namespace of its own where
 /// `before` has been run.

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Limits, VmConfig};
+use crate::slots;
 
 /// Memory that goes back to the host (docs/memory.md).
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -27,6 +28,10 @@ pub struct Balloon {
     /// other time.
     #[serde(default = "yes")]
     pub statistics: bool,
+    /// PCI slot instead of 3, or of a free one where another device has that by its `slot`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = slots::LAST))]
+    pub slot: Option<u8>,
 }
 
 impl Default for Balloon {
@@ -37,6 +42,7 @@ impl Default for Balloon {
             deflate_on_oom: true,
             free_page_reporting: true,
             statistics: true,
+            slot: None,
         }
     }
 }

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::slots;
+
 /// What the guest prints on and is typed to.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -10,6 +12,10 @@ pub struct Console {
     /// The devices that the guest is told to use.
     #[serde(default)]
     pub device: ConsoleDevice,
+    /// PCI slot of the virtio-console instead of 2, or of a free one where another device has that by its `slot`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = slots::LAST))]
+    pub slot: Option<u8>,
 }
 
 /// The devices of a console.

@@ -151,6 +151,8 @@ impl From<KernelEntry> for minivmm_boot::Entry {
 pub enum InterfaceType {
     /// A tap device of the host.
     Tap,
+    /// A macvtap of the host, which is handed in by `fd`. The guest has the macvtap's MAC address.
+    Macvtap,
 }
 
 /// A network interface.
@@ -188,7 +190,7 @@ pub struct Interface {
     pub bridge: Option<String>,
     /// A tap that the program which starts minivmm hands in, instead of one by its name: a descriptor, or a list of one
     /// for each pair of queues. It was attached with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR, and with IFF_MULTI_QUEUE if
-    /// there are several.
+    /// there are several. Of a macvtap, that many opens of its /dev/tapN.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fd: Option<Descriptors>,
     /// Pairs of a receive and a transmit queue, at most one for each vCPU, each served by a thread: 1, or as many as `fd`

@@ -202,8 +202,8 @@ stop_timeout = "90s"
             "line 22: lifecycle.stop_timeout: `soon` is not a duration, as 120s or 2m"
         );
         assert_eq!(
-            error_of("\"tap\"", "\"macvtap\""),
-            "line 10: interfaces.type: `macvtap` is not known here; one of: tap"
+            error_of("\"tap\"", "\"bridge\""),
+            "line 10: interfaces.type: `bridge` is not known here; one of: tap, macvtap"
         );
     }
 

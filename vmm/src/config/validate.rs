@@ -4,7 +4,7 @@ use std::path::Path;
 
 use minivmm_net::name::is_interface_name;
 
-use super::{Cache, Ids, Interface, Limits, Share, ShareProto, VmConfig};
+use super::{Cache, Ids, Interface, InterfaceType, Limits, Share, ShareProto, VmConfig};
 use crate::slots::{self, Slots};
 
 /// Why a configuration is refused; each is one line that names the key.
@@ -125,6 +125,11 @@ pub enum Error {
         /// The interface.
         id: String,
     },
+    /// A macvtap that is not handed in.
+    #[error(
+        "interfaces.fd: a macvtap is handed in: open its /dev/tapN for minivmm and say the descriptor's number (interface `{0}`)"
+    )]
+    NoFd(String),
     /// A key that says what to do with a tap of a name, of an interface without one.
     #[error(
         "interfaces.{key}: not possible with fd, whose tap is made by others (interface `{id}`)"
@@ -295,7 +300,10 @@ impl VmConfig {
             return Err(Error::Queues { queues, vcpu, id });
         }
         let Some(fd) = &interface.fd else {
-            return Ok(());
+            return match interface.kind {
+                InterfaceType::Tap => Ok(()),
+                InterfaceType::Macvtap => Err(Error::NoFd(id())),
+            };
         };
         for (key, given) in [
             ("create", interface.create.is_some()),

@@ -10,6 +10,7 @@ use super::{
     Error, Limits, Ready, VmConfig, schema,
     validate::{count, range, unique},
 };
+use crate::slots;
 
 /// Streams between the guest and the host (docs/vsock.md).
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -29,6 +30,10 @@ pub struct Vsock {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::vsock_ports")]
     pub allow: Vec<VsockPort>,
+    /// PCI slot instead of 4, or of a free one where another device has that by its `slot`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = slots::LAST))]
+    pub slot: Option<u8>,
 }
 
 impl Default for Vsock {
@@ -37,6 +42,7 @@ impl Default for Vsock {
             cid: default_cid(),
             socket: None,
             allow: Vec::new(),
+            slot: None,
         }
     }
 }

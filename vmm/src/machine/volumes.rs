@@ -10,11 +10,11 @@ impl VirtioDevices<'_> {
     pub(super) fn add_volumes(
         &mut self,
         config: &VmConfig,
+        slots: &Slots,
         images: Vec<Image>,
         on_full: &OnVolumeFull,
     ) -> Result<(), Error> {
-        let slots = Slots::assign(config).map_err(crate::config::Error::Slot)?;
-        let volumes = config.volumes.iter().zip(images).zip(slots.volumes);
+        let volumes = config.volumes.iter().zip(images).zip(&slots.volumes);
         for (((volume, image), slot), disk) in volumes.zip(config.disks()) {
             let (name, told) = (disk.clone(), on_full.clone());
             let options = BlockOptions {
@@ -30,7 +30,7 @@ impl VirtioDevices<'_> {
                 source,
             })?;
             self.sources.disk(&disk, device.counters());
-            self.add(&disk, slot, Box::new(device))?;
+            self.add(&disk, *slot, Box::new(device))?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 use super::*;
 use crate::config::OnFailure;
 
-use crate::config::{Descriptors, Ipv4Cidr};
+use crate::config::{Descriptors, InterfaceType, Ipv4Cidr};
 
 const MINIMAL: &str = "name = \"a\"\n[kernel]\npath = \"k\"\n";
 
@@ -170,6 +170,11 @@ fn queues_mtu_and_descriptors_have_their_limits() {
                 i.bridge = Some("br0".into());
             },
             "interfaces.bridge: not possible with fd, whose tap is made by others (interface `t0`)",
+        ),
+        (
+            |i| i.kind = InterfaceType::Macvtap,
+            "interfaces.fd: a macvtap is handed in: open its /dev/tapN for minivmm and say the descriptor's number \
+             (interface `t0`)",
         ),
     ] {
         assert_eq!(outcome(change), Err(error.to_owned()));
