@@ -3,6 +3,7 @@
 mod front_end;
 mod go;
 mod source;
+mod toolchain;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -2,37 +2,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
-use super::directory;
 use super::source::Source;
-use crate::command::{capture, capture_text, program};
+use super::{directory, toolchain};
+use crate::command::{capture, program};
 use crate::workspace;
-
-/// Go of the recipe's version: the machine's own fetches it from the proxy if it is another, and checks its sum.
-pub fn command(source: &Source) -> Command {
-    let modules = workspace::cache().join("go-modules");
-    let mut go = program("go");
-    go.env("GOTOOLCHAIN", &source.toolchain)
-        .env("GOMODCACHE", modules)
-        .env("GOFLAGS", "-mod=readonly -modcacherw -buildvcs=false");
-    go
-}
 
 /// Builds both programs into `directory`, with what is in `front_end` as the pages that AdGuard Home serves. Nothing of where
 /// and when is in them.
 pub fn build(source: &Source, front_end: Option<&Path>, directory: &Path) -> Result<()> {
-    // Before 1.21 it cannot become another.
-    let version = capture_text(command(source).arg("version"))
-        .context("AdGuard Home needs Go 1.21 or newer; Debian 13 has it as golang-go")?;
-    ensure!(
-        version.contains(&source.toolchain),
-        "AdGuard Home needs {} or a Go that fetches it, and this one says: {}",
-        source.toolchain,
-        version.trim()
-    );
     let work = tempfile::tempdir_in(workspace::cache())?;
     let root = source.unpack(work.path())?;
     if let Some(front_end) = front_end {
@@ -54,7 +34,7 @@ pub fn build(source: &Source, front_end: Option<&Path>, directory: &Path) -> Res
         source.version
     );
     for (name, path) in [("AdGuardHome", "."), ("setup", "./internal/setup")] {
-        let mut build = command(source);
+        let mut build = toolchain::go(source)?;
         build
             .current_dir(&root)
             .env("GOCACHE", work.path().join("cache"))

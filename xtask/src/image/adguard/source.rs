@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::go;
+use super::toolchain;
 use crate::command::{capture, program};
 use crate::kernel::listed;
 
@@ -54,7 +54,7 @@ impl Source {
 
     /// Puts the module's files, writable, into a new directory in `work`.
     pub fn unpack(&self, work: &Path) -> Result<PathBuf> {
-        let mut download = go::command(self);
+        let mut download = toolchain::go(self)?;
         download
             .current_dir(work)
             .args(["mod", "download", "-json"])
