@@ -29,6 +29,7 @@ let
     credentialFiles
     ;
   cfg = microvmConfig.minivmm;
+  oemStrings = microvmConfig.cloud-hypervisor.platformOEMStrings;
 
   # The guest's systemd is asked to say when it is up, over a socket device.
   waitsForGuest = settled.lifecycle.ready == "guest";
@@ -81,7 +82,7 @@ let
       path = "${kernel.out}/${linuxTarget}";
       initrd = "${initrdPath}";
     };
-    smbios.oem_strings = microvmConfig.cloud-hypervisor.platformOEMStrings;
+    smbios = if oemStrings == [ ] then null else { oem_strings = oemStrings; };
 
     interfaces = map (
       {
@@ -186,8 +187,8 @@ let
     builtins.removeAttrs (cfg.settings.credentials or { }) names.credentials
   );
 
-  # null takes a key away.
-  given = lib.filterAttrsRecursive (_: value: value != null);
+  # null takes a key away, and an empty list is what there is without one.
+  given = lib.filterAttrsRecursive (_: value: value != null && value != [ ]);
   settled = given (lib.recursiveUpdate fixed own);
 
   tables = lib.mapAttrs (kind: known: map given (changed kind known)) names;

@@ -51,14 +51,24 @@ in
 {
   inherit lib pkgs vm;
 
-  # Of a file in vms/, or of one that is given.
+  # Of a file in vms/, or of a module.
   runner = module: (vm module).microvm.declaredRunner;
 
+  # Where microvm.nix has minivmm itself.
+  upstreamRunner =
+    module:
+    (evaluated [
+      guestModule
+      emptyStore
+      module
+    ]).config.microvm.declaredRunner;
+
   host =
-    vms:
+    vms: module:
     (evaluated [
       hostModule
       ../host.nix
+      module
       {
         microvm.vms = builtins.mapAttrs (_: module: {
           evaluatedConfig.config = vm module;

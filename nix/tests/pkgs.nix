@@ -30,6 +30,17 @@ let
     in
     package;
 
+  # Programs that Debian keeps apart from others.
+  administrators =
+    name: programs:
+    runCommand name { } ''
+      mkdir -p $out/bin
+      for program in ${toString programs}; do
+        ln -s /usr/sbin/$program $out/bin/
+      done
+      ln -s /usr/bin/chattr $out/bin/
+    '';
+
   runCommand =
     name: env: script:
     let
@@ -97,7 +108,7 @@ let
     ]
   );
 
-  pkgs = {
+  pkgs = lib.genAttrs (import ./programs.nix) (name: prefix name "/usr") // {
     _type = "pkgs";
     inherit
       lib
@@ -128,6 +139,12 @@ let
           passAsFile = [ "value" ];
         } ''python3 ${./toml.py} <"$valuePath" >$out'';
     };
+    e2fsprogs = administrators "e2fsprogs" [
+      "mkfs.ext2"
+      "mkfs.ext3"
+      "mkfs.ext4"
+    ];
+    dosfstools = administrators "dosfstools" [ "mkfs.vfat" ];
     minivmm = prefix "minivmm" minivmm;
     # The only package that is built here is minivmm.
     callPackage = _: _: pkgs.minivmm;
@@ -145,4 +162,4 @@ let
     writeClosure = _: writeText "closure" "";
   };
 in
-lib.genAttrs (import ./programs.nix) (name: prefix name "/usr") // pkgs
+pkgs

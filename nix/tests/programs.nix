@@ -1,13 +1,21 @@
-# Programs of nixpkgs' packages that scripts name, as this machine has them: package by package those that are used.
+# Packages of nixpkgs whose programs are in scripts, as this machine has them; the second ones only in microvm.nix' own.
 [
   "btrfs-progs"
   "coreutils"
-  "coreutils-full"
-  "dosfstools"
-  "e2fsprogs"
   "iproute2"
-  "kmod"
   "systemd"
   "virtiofsd"
   "xfsprogs"
+]
+++ [
+  "coreutils-full"
+  "gawk"
+  "gnused"
+  "jq"
+  "kmod"
+  "python3"
+  "qemu"
+  "qemu-utils"
+  "qemu_kvm"
+  "socat"
 ]

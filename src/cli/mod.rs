@@ -42,8 +42,8 @@ use crate::{failure::Failure, log};
     max_term_width = 100
 )]
 struct Cli {
-    /// How much is logged on standard error
-    #[arg(long, global = true, value_name = "LEVEL", env = log::LEVEL, default_value = "info",
+    /// How much is logged on standard error; said twice, the last one counts
+    #[arg(long, global = true, overrides_with = "log", value_name = "LEVEL", env = log::LEVEL, default_value = "info",
           value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
     log: String,
     #[command(subcommand)]

@@ -1,6 +1,7 @@
 //! What can be said of the code without running it.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -31,7 +32,8 @@ const SCRIPTS: &[(&str, &str)] = &[
 ];
 
 /// Checks the format, clippy's warnings (of the fuzz targets as well, which are a workspace of their own), that every
-/// script can be read, that docs/config.md is what the schema says, and what deny.toml asks of the crates in use.
+/// script can be read, the format of Nix files and that they name nothing in vain, that docs/config.md is what the schema
+/// says, and what deny.toml asks of the crates in use.
 pub fn run_all() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--check"]))?;
     run(cargo()
@@ -51,6 +53,9 @@ pub fn run_all() -> Result<()> {
         let script: &Path = &workspace::root().join(script);
         run(program(shell).arg("-n").arg(script))?;
     }
+    let nix = nix_files()?;
+    run(program(tools::nixfmt()?).arg("--check").args(&nix))?;
+    run(program(tools::deadnix()?).arg("--fail").args(&nix))?;
     docs::check()?;
     let cargo_deny = tools::cargo_deny()?;
     for manifest in ["Cargo.toml", "fuzz/Cargo.toml"] {
@@ -62,4 +67,22 @@ pub fn run_all() -> Result<()> {
             .args(["check", "bans", "licenses", "sources"]))?;
     }
     Ok(())
+}
+
+/// Every Nix file of the project.
+fn nix_files() -> Result<Vec<PathBuf>> {
+    let mut files = vec![workspace::root().join("flake.nix")];
+    let mut directories = vec![workspace::root().join("nix")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "nix") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
 }

@@ -124,6 +124,8 @@ fn main() -> ExitCode {
         Verb::Tools => tools::packages()
             .and_then(|()| tools::virtiofsd())
             .and_then(|_| tools::cargo_deny())
+            .and_then(|_| tools::nixfmt())
+            .and_then(|_| tools::deadnix())
             .map(|_| 0),
         Verb::Demo => demo::run(),
         Verb::DemoInside => demo::run_inside(),

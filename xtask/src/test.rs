@@ -141,6 +141,7 @@ fn cargo_test(arguments: &[String], virtiofsd: &Path, output: &mut TestOutput) -
         .args(["test", "--workspace", "--no-fail-fast"])
         .args(arguments)
         .env("MINIVMM_VIRTIOFSD", virtiofsd)
+        .env("MINIVMM_REQUIRE_NIX", "1")
         .stdout(Stdio::piped());
     let mut cargo = Tied::start(&mut command)?;
     if let Some(mut stdout) = cargo.0.stdout.take() {

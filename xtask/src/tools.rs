@@ -33,6 +33,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("python3", "programs with a terminal or a socket in tests"),
     ("acpica-tools", "iasl reads the ACPI tables in tests"),
     ("dmidecode", "reads the SMBIOS tables in tests"),
+    ("nix-bin", "evaluating and building the Nix side"),
+    ("shellcheck", "the scripts that it makes"),
     ("g++", "building libFuzzer"),
     ("libcap-ng-dev", "building virtiofsd"),
     ("libseccomp-dev", "building virtiofsd"),
@@ -55,6 +57,10 @@ const FOR_KERNEL: &[(&str, &str)] = &[
 const VIRTIOFSD_VERSION: &str = "1.14.0";
 
 const CARGO_DENY_VERSION: &str = "0.20.2";
+
+const NIXFMT_VERSION: &str = "0.5.3";
+
+const DEADNIX_VERSION: &str = "1.3.1";
 
 /// Installs the Debian packages that are missing, and fetches apt's lists if there are none: guests are made from
 /// packages that they name.
@@ -154,19 +160,29 @@ fn has_lists() -> bool {
 
 /// The path of virtiofsd, built if it is not there.
 pub fn virtiofsd() -> Result<PathBuf> {
-    from_crate("virtiofsd", VIRTIOFSD_VERSION)
+    from_crate("virtiofsd", VIRTIOFSD_VERSION, "virtiofsd")
 }
 
 /// The path of cargo-deny, built if it is not there: two minutes on two cores.
 pub fn cargo_deny() -> Result<PathBuf> {
-    from_crate("cargo-deny", CARGO_DENY_VERSION)
+    from_crate("cargo-deny", CARGO_DENY_VERSION, "cargo-deny")
 }
 
-/// The program of the crate of the same name, built if it is not there. Other versions of it are removed then.
-fn from_crate(name: &str, version: &str) -> Result<PathBuf> {
+/// The path of nixfmt, which checks the format of Nix files, built if it is not there.
+pub fn nixfmt() -> Result<PathBuf> {
+    from_crate("nixfmt_rs", NIXFMT_VERSION, "nixfmt")
+}
+
+/// The path of deadnix, which finds names in Nix files that nothing uses, built if it is not there.
+pub fn deadnix() -> Result<PathBuf> {
+    from_crate("deadnix", DEADNIX_VERSION, "deadnix")
+}
+
+/// The program called `program` of a crate, built if it is not there. Other versions of it are removed then.
+fn from_crate(name: &str, version: &str, program: &str) -> Result<PathBuf> {
     let tools = workspace::cache().join("tools");
     let root = tools.join(format!("{name}-{version}"));
-    let program = root.join("bin").join(name);
+    let program = root.join("bin").join(program);
     if program.exists() {
         return Ok(program);
     }

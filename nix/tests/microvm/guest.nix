@@ -87,7 +87,7 @@ in
                   --cache=${cache}${lib.optionalString readOnly " --readonly"} &
               ''
             ) virtiofs
-            + "${getExe' pkgs.systemd "systemd-notify"} --ready\nwait\n";
+            + "${getExe' pkgs.systemd "systemd-notify"} --ready\nexec ${getExe' pkgs.coreutils "sleep"} infinity\n";
         })
       ];
     };

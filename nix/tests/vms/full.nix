@@ -34,7 +34,7 @@
         readOnly = true;
       }
       {
-        image = "it's.img";
+        image = "boot disk.img";
         label = "BOOT";
         mountPoint = "/boot";
         size = 8;
